@@ -1,0 +1,150 @@
+"""Settings -> the models of a run in their roles: the baseline, then the candidates."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from harness.cases import load_few_shot
+from harness.config import CandidateSettings, ModelSettings, Settings
+from harness.records import Arm, Candidate, HarnessError, ModelSpec, Role, Sampling
+
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,60}")
+_REFERENCE = re.compile(r"([a-z]+):(.+)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class PlannedArm:
+    """A model that may still have to be trained: then `recipe` holds its settings."""
+
+    arm: Arm
+    recipe: CandidateSettings | None = None
+
+
+def planned_arms(settings: Settings, root: Path) -> tuple[PlannedArm, ...]:
+    """Return the baseline and the candidates of `settings`, in this order.
+
+    Raises:
+        HarnessError: a name or a model that the settings refer to is wrong; with its key.
+
+    """
+    reference = settings.baseline or settings.base
+    name = reference if reference in settings.models else "base"
+    if settings.baseline and reference not in settings.models:
+        name = "baseline"
+    key = "tool.harness.baseline" if settings.baseline else "tool.harness.base"
+    baseline = Arm(name, Role.BASELINE, model_spec(reference, name, settings, root, key))
+    arms = [PlannedArm(baseline)]
+    for name, candidate in settings.candidates.items():
+        arms.append(_candidate(name, candidate, settings, root))
+    _refuse_bad_names([planned.arm.name for planned in arms])
+    return tuple(arms)
+
+
+def _candidate(
+    name: str, candidate: CandidateSettings, settings: Settings, root: Path
+) -> PlannedArm:
+    key = f"tool.harness.candidates.{name}"
+    if candidate.model is not None:
+        spec = model_spec(candidate.model, name, settings, root, f"{key}.model")
+        return PlannedArm(Arm(name, Role.CANDIDATE, spec))
+    spec = model_spec(candidate.base or settings.base, name, settings, root, f"{key}.base")
+    if spec.provider not in ("bundled", "local"):
+        raise HarnessError(
+            f"pyproject.toml: {key}: {candidate.trainer} trains local models, "
+            f"and the base {spec.spec!r} is none; name one with {key}.base"
+        )
+    return PlannedArm(Arm(name, Role.CANDIDATE, spec), candidate)
+
+
+def _refuse_bad_names(names: list[str]) -> None:
+    for index, name in enumerate(names):
+        if not _NAME.fullmatch(name):
+            raise HarnessError(
+                f"pyproject.toml: tool.harness: {name!r} cannot name a model; "
+                "use up to 60 letters, digits, '.', '_' and '-'"
+            )
+        if name in names[:index]:
+            raise HarnessError(
+                f"pyproject.toml: tool.harness.candidates.{name}: the baseline has this name too"
+            )
+
+
+def model_spec(reference: str, name: str, settings: Settings, root: Path, key: str) -> ModelSpec:
+    """Return the model that `reference` names: a table of `settings.models`, or `provider:target`.
+
+    Raises:
+        HarnessError: there is no such model; the sentence begins with `key`.
+
+    """
+    table = settings.models.get(reference) or ModelSettings(model=reference)
+    match = _REFERENCE.fullmatch(table.model)
+    if match is None:
+        known = ", ".join(sorted(settings.models)) or "none"
+        raise HarnessError(
+            f"pyproject.toml: {key}: {reference!r} is no provider:name such as 'bundled:pocket', "
+            f"and no table in tool.harness.models (there: {known})"
+        )
+    provider, target = match.groups()
+    if provider == "local" and (root / target).exists():
+        target = str(root / target)
+    return ModelSpec(
+        name=name,
+        provider=provider,
+        target=target,
+        system=table.system,
+        template=table.template,
+        few_shot=_few_shot(table, root),
+        sampling=_sampling(table, settings),
+        revision=table.revision,
+        options=table.model_extra or {},
+    )
+
+
+def _few_shot(table: ModelSettings, root: Path) -> tuple[dict[str, object], ...]:
+    if table.few_shot is None:
+        return ()
+    examples = load_few_shot(root / table.few_shot, root)[: table.shots]
+    return tuple(dict(message) for example in examples for message in example)
+
+
+def _sampling(table: ModelSettings, settings: Settings) -> Sampling:
+    return Sampling(
+        temperature=table.temperature or 0.0,
+        max_tokens=table.max_tokens or settings.max_tokens,
+        seed=table.seed or 0,
+    )
+
+
+def with_artefact(arm: Arm, candidate: Candidate) -> Arm:
+    """Return `arm` with the model that its recipe made."""
+    options = dict(arm.spec.options)
+    if candidate.quantized:
+        options.setdefault("quantization", "nf4")
+    if candidate.full:
+        spec = replace(arm.spec, provider="local", target=str(candidate.path), options=options)
+    else:
+        spec = replace(arm.spec, adapter=candidate.path, options=options)
+    return replace(arm, spec=spec, fingerprint=candidate.fingerprint)
+
+
+def sharing_one_base(arms: list[Arm]) -> list[Arm]:
+    """Return `arms` with every arm of one local base at one precision.
+
+    A base is loaded once for all that stand on it: in four bits where one of them was trained so.
+    """
+    quantized = {
+        (arm.spec.provider, arm.spec.target)
+        for arm in arms
+        if arm.spec.options.get("quantization") == "nf4"
+    }
+    return [
+        _quantized(arm) if (arm.spec.provider, arm.spec.target) in quantized else arm
+        for arm in arms
+    ]
+
+
+def _quantized(arm: Arm) -> Arm:
+    options = {"quantization": "nf4", **arm.spec.options}
+    return replace(arm, spec=replace(arm.spec, options=options))

@@ -1,0 +1,168 @@
+"""`[tool.harness]` of the user's `pyproject.toml` -> typed settings.
+
+Every mistake is one sentence with the path of the key.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+
+from harness.records import HarnessError, Rule
+
+DEFAULT_BASE = "bundled:pocket"
+
+Probability = Annotated[float, Field(gt=0, lt=1)]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelSettings(_Table):
+    """`[tool.harness.models.NAME]`: a model with its prompt and how it is asked.
+
+    `model` is `provider:target`; keys that are not named here belong to the provider.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    model: str
+    system: str | None = None
+    template: str | None = None
+    few_shot: str | None = None
+    shots: Annotated[int, Field(ge=0)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    seed: int | None = None
+    revision: str | None = None
+
+
+class MixSettings(_Table):
+    """General rows mixed into the training data, as a share of the whole."""
+
+    path: str
+    share: Annotated[float, Field(gt=0, lt=1)]
+
+
+class CandidateSettings(_Table):
+    """`[tool.harness.candidates.NAME]`: a recipe, or (`model`) an existing model.
+
+    What is None is chosen by `trainers.recipe`.
+    """
+
+    model: str | None = None
+    trainer: Literal["qlora", "lora", "full"] | None = None
+    base: str | None = None
+    train: str | None = None
+    validation: str | None = None
+    mix: MixSettings | None = None
+    behaviour: str | None = None
+    seed: int = 0
+    epochs: Annotated[float, Field(gt=0, le=100)] | None = None
+    learning_rate: Annotated[float, Field(gt=0, lt=1)] | None = None
+    rank: Annotated[int, Field(ge=1, le=512)] | None = None
+    alpha: Annotated[int, Field(ge=1)] | None = None
+    dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
+    batch_size: Annotated[int, Field(ge=1)] | None = None
+    length: Annotated[int, Field(ge=16)] | None = None
+    train_embeddings: bool | None = None
+
+    @model_validator(mode="after")
+    def _one_way(self) -> CandidateSettings:
+        recipe = self.model_fields_set - {"model"}
+        if self.model is not None and recipe:
+            raise ValueError(f"`model` names an existing model; drop {', '.join(sorted(recipe))}")
+        if self.model is None and (self.trainer is None or self.train is None):
+            raise ValueError("a candidate needs `trainer` and `train`, or `model`")
+        return self
+
+
+_RULES = ("at_least", "at_most", "better_by", "margin", "max_regressions")
+
+
+class RuleSettings(_Table):
+    """A gate: exactly one of the five rules, in the metric's own unit."""
+
+    at_least: float | None = None
+    at_most: float | None = None
+    better_by: Annotated[float, Field(ge=0)] | None = None
+    margin: Annotated[float, Field(ge=0)] | None = None
+    max_regressions: Annotated[int, Field(ge=0)] | None = None
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> RuleSettings:
+        if len(self.model_fields_set) != 1:
+            raise ValueError(f"a gate is exactly one of {', '.join(_RULES)}")
+        return self
+
+
+def _text(value: object) -> object:
+    return str(value) if isinstance(value, Path) else value
+
+
+class Settings(_Table):
+    """`[tool.harness]` as a whole."""
+
+    base: str = DEFAULT_BASE
+    baseline: str | None = None
+    candidates: dict[str, CandidateSettings] = {}
+    models: dict[str, ModelSettings] = {}
+    gates: dict[str, RuleSettings] = {}
+    mode: Literal["detect", "release"] = "detect"
+    alpha: Probability = 0.05
+    power: Probability = 0.8
+    max_tokens: Annotated[int, Field(ge=1)] = 128
+    store: Annotated[str, BeforeValidator(_text)] = ".harness"
+    reports: Annotated[str, BeforeValidator(_text)] = "reports"
+
+    @property
+    def rules(self) -> dict[str, Rule]:
+        """The gates as records, by their keys."""
+        return {key: Rule(key=key, **gate.model_dump()) for key, gate in self.gates.items()}
+
+
+def load(root: Path) -> Settings:
+    """Return the settings in `root/pyproject.toml`; defaults where there are none.
+
+    Raises:
+        HarnessError: the file is no TOML, or a key is unknown or has a wrong value.
+
+    """
+    path = root / "pyproject.toml"
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
+        raise HarnessError(f"{path.name}: {problem}; correct the file and run again") from None
+    return parse(table.get("tool", {}).get("harness", {}))
+
+
+def parse(table: Any) -> Settings:
+    """Return the settings in `table`, the content of `[tool.harness]`.
+
+    Raises:
+        HarnessError: with every wrong key in one sentence.
+
+    """
+    try:
+        return Settings.model_validate(table)
+    except ValidationError as problem:
+        raise HarnessError("; ".join(map(_sentence, problem.errors()))) from None
+
+
+def _sentence(error: Any) -> str:
+    path = ".".join(["tool.harness", *map(str, error["loc"])])
+    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "extra_forbidden":
+        message = "there is no such key; see the README's list of settings"
+    return f"pyproject.toml: {path}: {message}"

@@ -1,0 +1,1 @@
+"""Training data and eval cases: reading, checking, keeping them apart."""

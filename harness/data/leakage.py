@@ -1,0 +1,37 @@
+"""Training rows that are evaluation cases: what was trained on measures nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from harness.data.jsonl import Row
+from harness.records import Case, HarnessError, Message
+
+
+def refuse_leaks(train: Iterable[Row], cases: Iterable[Case]) -> None:
+    """Raise HarnessError if a training row asks what an evaluation case asks.
+
+    Compared are the turns up to the last user message, case-folded and with all white space
+    collapsed. System messages do not count: the same question under another instruction is known
+    to the model all the same.
+    """
+    asked = {_question(case.messages): case for case in cases}
+    leaks = [(row, asked[key]) for row in train if (key := _question(row.messages)) in asked]
+    if leaks:
+        row, case = leaks[0]
+        others = f" (and {len(leaks) - 1} more rows)" if len(leaks) > 1 else ""
+        raise HarnessError(
+            f"{row.source}: this training row is also the evaluation case {case.id!r} at "
+            f"{case.source}{others}; remove it from the training file"
+        )
+
+
+def _question(messages: Sequence[Message]) -> tuple[tuple[str, str], ...]:
+    turns = [message for message in messages if message["role"] != "system"]
+    while turns and turns[-1]["role"] != "user":
+        turns.pop()
+    return tuple((turn["role"], _collapsed(turn.get("content"))) for turn in turns)
+
+
+def _collapsed(content: object) -> str:
+    return " ".join(str(content or "").split()).casefold()

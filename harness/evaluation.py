@@ -1,0 +1,144 @@
+"""One case item while it runs: what its fixtures hand out and what it scored."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from harness.records import Case, HarnessError, Message, Reply, Score
+from harness.suites import Suite
+
+
+@dataclass(frozen=True)
+class CaseItem:
+    """The parameter of a pytest item: one case under one model."""
+
+    suite: Suite
+    case: Case
+    arm: str
+
+
+class Talker:
+    """The `model` fixture: the item's model, for tests that talk in several turns.
+
+    `name` is the model's name in the run.
+    """
+
+    def __init__(self, name: str, ask: Callable[[Sequence[Message]], Reply]) -> None:
+        self.name = name
+        self._ask = ask
+
+    def ask(self, messages: Sequence[Message] | str) -> Reply:
+        """Return the model's reply to `messages` (or to one user message), through the cache."""
+        if isinstance(messages, str):
+            messages = [{"role": "user", "content": messages}]
+        return self._ask(messages)
+
+
+@dataclass
+class Evaluation:
+    """What one item scored. `asserted` is None until its function ended."""
+
+    item: CaseItem
+    test: str
+    reply: Reply
+    guard: bool
+    plain: bool
+    scores: list[Score] = field(default_factory=list)
+    asserted: bool | None = None
+    explanation: str = ""
+    mistake: str = ""
+
+    @contextmanager
+    def scoring(self) -> Iterator[None]:
+        """Turn a failed assertion into a score of 0, and keep a user's mistake for the end."""
+        try:
+            yield
+            self.asserted = True
+        except AssertionError as problem:
+            self.asserted = False
+            self.explanation = first_line(str(problem))
+        except HarnessError as problem:
+            self.mistake = str(problem)
+
+
+@dataclass(frozen=True)
+class ItemResult:
+    """An `Evaluation` as it travels from a worker to the controller."""
+
+    suite: str
+    id: str
+    test: str
+    arm: str
+    guard: bool
+    plain: bool
+    prompt: str
+    expected: str | None
+    tags: tuple[str, ...]
+    cluster: str | None
+    digest: str
+    reply: str
+    error: str
+    asserted: bool | None
+    explanation: str
+    mistake: str
+    scores: tuple[Score, ...]
+
+    def to_json(self) -> str:
+        """Return the result as ASCII JSON, which survives every transport."""
+        return json.dumps(asdict(self))
+
+    @staticmethod
+    def from_json(text: str) -> ItemResult:
+        """Return the result that `to_json` wrote."""
+        values: dict[str, Any] = json.loads(text)
+        values["tags"] = tuple(values["tags"])
+        values["scores"] = tuple(_score(score) for score in values["scores"])
+        return ItemResult(**values)
+
+
+def _score(values: Mapping[str, Any]) -> Score:
+    labels = values["labels"]
+    return Score(**{**values, "labels": tuple(labels) if labels else None})
+
+
+def result_of(evaluation: Evaluation, error: str) -> ItemResult:
+    """Return what `evaluation` found; `error` says why it found nothing, if it did not."""
+    case = evaluation.item.case
+    return ItemResult(
+        suite=case.suite,
+        id=case.id,
+        test=evaluation.test,
+        arm=evaluation.item.arm,
+        guard=evaluation.guard,
+        plain=evaluation.plain,
+        prompt=conversation(case.messages),
+        expected=case.expected,
+        tags=case.tags,
+        cluster=case.cluster,
+        digest=case.digest,
+        reply=evaluation.reply.text,
+        error=error,
+        asserted=evaluation.asserted,
+        explanation=evaluation.explanation,
+        mistake=evaluation.mistake,
+        scores=tuple(evaluation.scores),
+    )
+
+
+def conversation(messages: Sequence[Message]) -> str:
+    """Return `messages` as a text for people; a single user message stands alone."""
+    turns = [message for message in messages if message["role"] != "system"]
+    if len(turns) == 1:
+        return str(turns[0]["content"])
+    return "\n".join(f"{turn['role']}: {turn['content']}" for turn in turns)
+
+
+def first_line(text: str) -> str:
+    """Return the first line of `text` without control characters, at most 300 characters."""
+    line = next(iter(text.strip().splitlines()), "")
+    return re.sub(r"[\x00-\x1f\x7f-\x9f]", "", line)[:300]

@@ -1,0 +1,110 @@
+"""One protocol, one file per provider; a provider's libraries are imported when it is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from importlib import import_module
+from typing import Any, Protocol
+
+from harness.records import HarnessError, ModelSpec, Reply, Request, canonical_json
+
+_MODULES = {
+    "bundled": "harness.models.local",
+    "local": "harness.models.local",
+    "openai": "harness.models.chat",
+    "python": "harness.models.python",
+}
+"""Provider -> the module with its `Provider`."""
+
+
+class Provider(Protocol):
+    """What one file of this package implements, as a class named `Provider`.
+
+    `options` are the keys of a model's table that it understands.
+    """
+
+    options: frozenset[str]
+
+    def identity(self, spec: ModelSpec) -> dict[str, Any]:
+        """Return what, beside the prompt, decides the replies of `spec`, as JSON; cheap.
+
+        Raises:
+            HarnessError: there is no such model.
+
+        """
+
+    def ask(self, batches: Sequence[Sequence[Request]]) -> Iterator[dict[str, Reply]]:
+        """Yield replies by their requests' keys, as they come.
+
+        A batch is of one model and answered together where the provider can; what fails is a
+        reply with an `error`.
+
+        Raises:
+            HarnessError: a model cannot be asked at all.
+            EvidenceError: a trained artefact is not what it should be.
+
+        """
+
+    def close(self) -> None:
+        """Let go of models, connections and threads."""
+
+
+class Models:
+    """The models of one process: remembers identities, keeps what is dear to load or open."""
+
+    def __init__(self) -> None:
+        self._providers: dict[str, Provider] = {}
+        self._identities: dict[str, dict[str, Any]] = {}
+
+    def identity(self, spec: ModelSpec) -> Mapping[str, Any]:
+        """Return what, beside the prompt, decides the replies of `spec`; read once per model.
+
+        Raises:
+            HarnessError: the provider, one of its options or the model is unknown.
+
+        """
+        bare = replace(spec, name="", system=None, template=None, few_shot=())
+        known = canonical_json([bare.spec, str(bare.adapter), bare.revision, dict(bare.options)])
+        if known not in self._identities:
+            provider = self._provider(spec)
+            _refuse_options(spec, provider.options)
+            self._identities[known] = provider.identity(spec)
+        return self._identities[known]
+
+    def ask(self, batches: Iterable[Sequence[Request]]) -> Iterator[dict[str, Reply]]:
+        """Yield replies by key as they come; all `batches` are of one provider.
+
+        Raises:
+            HarnessError, EvidenceError: see `Provider.ask`.
+
+        """
+        filled = [list(batch) for batch in batches if batch]
+        if filled:
+            yield from self._provider(filled[0][0].model).ask(filled)
+
+    def close(self) -> None:
+        """Let go of everything that was loaded or opened."""
+        for provider in self._providers.values():
+            provider.close()
+        self._providers.clear()
+
+    def _provider(self, spec: ModelSpec) -> Provider:
+        if spec.provider not in _MODULES:
+            raise HarnessError(
+                f"the model {spec.name!r} is {spec.spec!r}, and there is no provider "
+                f"{spec.provider!r}; use one of {', '.join(sorted(_MODULES))}"
+            )
+        module = _MODULES[spec.provider]
+        if module not in self._providers:
+            self._providers[module] = import_module(module).Provider()
+        return self._providers[module]
+
+
+def _refuse_options(spec: ModelSpec, known: frozenset[str]) -> None:
+    for option in spec.options:
+        if option not in known:
+            raise HarnessError(
+                f"the model {spec.name!r} ({spec.spec}) has no option {option!r}; "
+                f"{spec.provider} models take {', '.join(sorted(known)) or 'none'}"
+            )

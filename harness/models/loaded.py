@@ -1,0 +1,375 @@
+"""One base in memory with all the adapters that stand on it, probed and ready to answer."""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+import os
+import time
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.models import decode, weights
+from harness.records import EvidenceError, HarnessError, ModelSpec, Reply, Request
+
+LOGITS_TOLERANCE = 1e-3
+PROBE = "Order 48213 from Mara Lind: two lamps, one of them broken."
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """What one loaded base can serve: all models with the same home share it.
+
+    `alone` is an adapter that has to be the only one: of two adapters that tie the embeddings
+    PEFT loads the second wrongly, without a word.
+    """
+
+    source: Path | str
+    revision: str | None
+    quantization: str
+    alone: Path | None = None
+
+
+def home_of(spec: ModelSpec) -> Home:
+    """Return where `spec` is answered.
+
+    Raises:
+        HarnessError: there is no such model.
+        EvidenceError: its adapter is damaged.
+
+    """
+    alone = spec.adapter if spec.adapter and _ties_embeddings(spec.adapter) else None
+    return Home(weights.source_of(spec), spec.revision, weights.quantization_of(spec), alone)
+
+
+def _ties_embeddings(adapter: Path) -> bool:
+    try:
+        config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+        return bool(config.get("ensure_weight_tying"))
+    except (OSError, ValueError, AttributeError) as problem:
+        raise _damaged(adapter, problem) from None
+
+
+class Loaded:
+    """A base with adapters; between two batches no adapter is active for good.
+
+    Raises:
+        HarnessError: the base cannot be loaded, or the extra `local` is not installed.
+        EvidenceError: an adapter cannot be loaded, changes nothing, or disturbs its base.
+
+    """
+
+    def __init__(self, home: Home, adapters: Sequence[Path]) -> None:
+        _import_libraries(offline=isinstance(home.source, Path))
+        self._home = home
+        self._names = {path: f"adapter{index}" for index, path in enumerate(adapters)}
+        with _quiet():
+            self._tokenizer = _load_tokenizer(home)
+            self._model = _load_base(home)
+            if adapters:
+                self._add_adapters()
+        self._stop = _stop_tokens(self._model, self._tokenizer)
+        self._context = getattr(self._model.config, "max_position_embeddings", None)
+
+    def serves(self, home: Home, adapters: Iterable[Path]) -> bool:
+        """Whether all of `adapters` at `home` are here."""
+        return home == self._home and all(path in self._names for path in adapters)
+
+    def answer(self, batch: Sequence[Request]) -> dict[str, Reply]:
+        """Return key -> reply of a batch of one model."""
+        started = time.perf_counter()
+        prompts = {request.key: self._row(request) for request in batch}
+        rows = {key: row for key, row in prompts.items() if isinstance(row, decode.Row)}
+        with self._active(batch[0].model.adapter):
+            generated = self._generated(list(rows.values()))
+        seconds = (time.perf_counter() - started) / len(batch)
+        replies = {key: row for key, row in prompts.items() if isinstance(row, Reply)}
+        for (key, row), tokens in zip(rows.items(), generated, strict=True):
+            replies[key] = self._reply(row, tokens, seconds)
+        return replies
+
+    def close(self) -> None:
+        """Free the memory."""
+        import torch
+
+        del self._model, self._tokenizer
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    # ------------------------------------------------------------------ adapters
+
+    def _add_adapters(self) -> None:
+        # bitsandbytes packs 4-bit weights in the first forward, and what is loaded onto packed
+        # weights is not exact: the probe before loading must leave them as they are.
+        with _unpacked(self._model):
+            alone = self._probe()
+        self._load_adapters()
+        with _unpacked(self._model):
+            with self._active(None):
+                base = self._probe()
+            if not _alike(base, alone):
+                raise EvidenceError(
+                    f"{', '.join(map(str, self._names))}: with these adapters loaded the base no "
+                    "longer answers as it does alone; train them again with one setting of "
+                    "train_embeddings"
+                )
+            for path in self._names:
+                with self._active(path):
+                    _refuse_idle(path, self._probe(), base)
+
+    def _load_adapters(self) -> None:
+        from peft import PeftModel
+
+        base, self._model = self._model, None
+        for path, name in self._names.items():
+            try:
+                # Adapters stay in the precision of their base, as they were trained.
+                if self._model is None:
+                    self._model = PeftModel.from_pretrained(
+                        base, path, adapter_name=name, autocast_adapter_dtype=False
+                    )
+                else:
+                    self._model.load_adapter(path, name, autocast_adapter_dtype=False)
+            except Exception as problem:  # a damaged file can break anything in the libraries
+                raise _damaged(path, problem) from None
+        self._model.eval()
+
+    def _probe(self) -> Any:
+        import torch
+
+        ids = self._tokenizer(PROBE, return_tensors="pt").input_ids.to(self._model.device)
+        with torch.inference_mode():
+            return self._model(input_ids=ids).logits.float()
+
+    @contextmanager
+    def _active(self, adapter: Path | None) -> Iterator[None]:
+        if not self._names:
+            yield
+        elif adapter is None:
+            with self._model.disable_adapter():
+                yield
+        else:
+            self._model.set_adapter(self._names[adapter], inference_mode=True)
+            yield
+
+    # ------------------------------------------------------------------ rows
+
+    def _row(self, request: Request) -> decode.Row | Reply:
+        try:
+            text = self._tokenizer.apply_chat_template(
+                list(request.messages), tokenize=False, add_generation_prompt=True
+            )
+            tokens = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        except Exception as problem:  # a chat template is a program of its own
+            return Reply(error=f"the chat template fails on the messages: {_first_line(problem)}")
+        sampling = request.model.sampling
+        room = self._context - len(tokens) if self._context else sampling.max_tokens
+        if room < 1:
+            return Reply(
+                error=f"the prompt takes {len(tokens)} tokens and the model's context ends "
+                f"at {self._context}"
+            )
+        limit = min(sampling.max_tokens, room)
+        return decode.Row(tokens, limit, sampling.temperature, int(request.key[:15], 16))
+
+    def _generated(self, rows: list[decode.Row]) -> list[list[int] | None]:
+        """Return each row's tokens, None where the memory does not hold even one row."""
+        if not rows:
+            return []
+        try:
+            return [*decode.generate(self._model, rows, self._stop, self._pad)]
+        except (RuntimeError, MemoryError) as problem:
+            if not _is_memory(problem):
+                raise
+        # Outside of the handler: the exception holds on to the tensors.
+        gc.collect()
+        if len(rows) == 1:
+            return [None]
+        half = len(rows) // 2
+        return self._generated(rows[:half]) + self._generated(rows[half:])
+
+    @property
+    def _pad(self) -> int:
+        return self._tokenizer.pad_token_id or 0
+
+    def _reply(self, row: decode.Row, tokens: list[int] | None, seconds: float) -> Reply:
+        if tokens is None:
+            return Reply(error=f"out of memory with a prompt of {len(row.tokens)} tokens")
+        stopped = bool(tokens) and tokens[-1] in self._stop
+        return Reply(
+            text=self._tokenizer.decode(
+                tokens[:-1] if stopped else tokens,
+                skip_special_tokens=True,
+                clean_up_tokenization_spaces=False,
+            ),
+            prompt_tokens=len(row.tokens),
+            completion_tokens=len(tokens),
+            latency_s=seconds,
+            finish_reason="stop" if stopped else "length",
+        )
+
+
+# ---------------------------------------------------------------------- loading
+
+
+def _import_libraries(*, offline: bool) -> None:
+    if offline:
+        # bitsandbytes, too, asks the hub when it is imported.
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    # It complains where the hub's faster kernels are missing; its own are meant here.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    try:
+        import peft  # noqa: F401
+        import torch
+        import transformers  # noqa: F401
+    except ImportError as problem:
+        raise HarnessError(
+            f"local models need the extra: pip install 'pytest-finetune[local]' ({problem})"
+        ) from None
+    if weights.device() == "cuda" and not torch.cuda.is_available():
+        raise HarnessError(
+            "there is a GPU that torch cannot use; install a torch for its driver, or set "
+            "CUDA_VISIBLE_DEVICES to nothing to ask on the CPU"
+        )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the libraries' bars, notes and warnings off the terminal while they load."""
+    from transformers.utils import logging as notes
+
+    verbosity, has_bars = notes.get_verbosity(), notes.is_progress_bar_enabled()
+    notes.set_verbosity_error()
+    notes.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            # PEFT fills what an adapter's file lacks with fresh weights and only warns.
+            warnings.filterwarnings("error", message="Found missing adapter keys")
+            yield
+    finally:
+        notes.set_verbosity(verbosity)
+        if has_bars:
+            notes.enable_progress_bar()
+
+
+def _load_tokenizer(home: Home) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(home.source), **_where(home))
+    except Exception as problem:  # a damaged file can break anything in the libraries
+        raise _unloadable(home, problem) from None
+    if not tokenizer.chat_template:
+        raise _unloadable(home, "it has no chat template; start from a chat model")
+    return tokenizer
+
+
+def _load_base(home: Home) -> Any:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    device = weights.device()
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    try:
+        model, found = AutoModelForCausalLM.from_pretrained(
+            str(home.source),
+            dtype=dtype,
+            use_safetensors=True,
+            quantization_config=_nf4(dtype) if home.quantization == "nf4" else None,
+            device_map=None if device == "cpu" else {"": device},
+            output_loading_info=True,
+            **_where(home),
+        )
+    except Exception as problem:  # a damaged file can break anything in the libraries
+        raise _unloadable(home, problem) from None
+    if missing := sorted(found["missing_keys"]):
+        raise _unloadable(home, f"its weights lack {missing[0]}")
+    return model.eval()
+
+
+def _where(home: Home) -> dict[str, Any]:
+    return {
+        "revision": home.revision or "main",
+        "local_files_only": isinstance(home.source, Path),
+        "trust_remote_code": False,
+    }
+
+
+def _nf4(dtype: Any) -> Any:
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
+
+
+def _unloadable(home: Home, problem: object) -> HarnessError:
+    return HarnessError(
+        f"the model {home.source} cannot be loaded: {_first_line(problem)}; "
+        "name a folder or a hub id that holds a chat model as safetensors"
+    )
+
+
+def _damaged(adapter: Path, problem: object) -> EvidenceError:
+    return EvidenceError(
+        f"{adapter}: the adapter cannot be loaded: {_first_line(problem)}; "
+        "delete the folder to train it again"
+    )
+
+
+def _first_line(problem: object) -> str:
+    lines = str(problem).strip().splitlines()
+    return lines[0][:300].rstrip(".") if lines else type(problem).__name__
+
+
+@contextmanager
+def _unpacked(model: Any) -> Iterator[None]:
+    """Keep bitsandbytes from packing weights: it leaves those of layers in training alone."""
+    layers = [layer for layer in model.modules() if _is_4bit(layer)]
+    for layer in layers:
+        layer.training = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.training = False
+
+
+def _is_4bit(layer: Any) -> bool:
+    kind = type(layer)
+    return kind.__name__ == "Linear4bit" and kind.__module__.startswith("bitsandbytes")
+
+
+def _alike(logits: Any, others: Any) -> bool:
+    import torch
+
+    return torch.allclose(logits, others, rtol=LOGITS_TOLERANCE, atol=LOGITS_TOLERANCE)
+
+
+def _refuse_idle(path: Path, logits: Any, base: Any) -> None:
+    if (logits == base).all():
+        raise EvidenceError(
+            f"{path}: the adapter changes nothing in its base's answers; "
+            "delete the folder to train it again"
+        )
+
+
+def _stop_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
+    configured = getattr(model.generation_config, "eos_token_id", None)
+    ends = configured if isinstance(configured, list) else [configured]
+    return frozenset(end for end in (*ends, tokenizer.eos_token_id) if end is not None)
+
+
+def _is_memory(problem: Exception) -> bool:
+    text = str(problem).lower()
+    return isinstance(problem, MemoryError) or "out of memory" in text or "can't allocate" in text

@@ -1,0 +1,65 @@
+"""`bundled:NAME` and `local:PATH-OR-HUB-ID`: models on this machine, asked in batches.
+
+torch is imported when a request is not in the cache, never to tell a model's identity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from harness.models import weights
+from harness.records import ModelSpec, Reply, Request
+
+if TYPE_CHECKING:
+    from harness.models.loaded import Home, Loaded
+
+
+class Provider:
+    """Keeps one base loaded, with all adapters on it; see `harness.models.Provider`.
+
+    Option: `quantization`, `none` or `nf4` (4 bits with double quantization).
+    """
+
+    options = frozenset({"quantization"})
+
+    def __init__(self) -> None:
+        self._loaded: Loaded | None = None
+
+    def identity(self, spec: ModelSpec) -> dict[str, Any]:
+        """Return the digests of weights and adapter, the quantization and the kernel."""
+        source, quantization = weights.source_of(spec), weights.quantization_of(spec)
+        return {
+            "weights": weights.digest_of_source(source),
+            "revision": spec.revision,
+            "adapter": weights.adapter_digest(spec),
+            "quantization": quantization,
+            "kernel": weights.kernel(quantization),
+        }
+
+    def ask(self, batches: Sequence[Sequence[Request]]) -> Iterator[dict[str, Reply]]:
+        """Yield the replies of one batch after the other, those of one loaded base together."""
+        from harness.models.loaded import home_of
+
+        homes: dict[Home, list[Sequence[Request]]] = {}
+        for batch in batches:
+            homes.setdefault(home_of(batch[0].model), []).append(batch)
+        for home, own in homes.items():
+            loaded = self._load(home, [batch[0].model for batch in own])
+            for batch in own:
+                yield loaded.answer(batch)
+
+    def close(self) -> None:
+        """Let go of the loaded base and its adapters."""
+        if self._loaded:
+            self._loaded.close()
+            self._loaded = None
+
+    def _load(self, home: Home, specs: Sequence[ModelSpec]) -> Loaded:
+        from harness.models.loaded import Loaded
+
+        adapters = list(dict.fromkeys(spec.adapter for spec in specs if spec.adapter))
+        if self._loaded is None or not self._loaded.serves(home, adapters):
+            self.close()
+            self._loaded = Loaded(home, adapters)
+        return self._loaded

@@ -1,0 +1,59 @@
+"""A plan in lines for people: what a run would train, ask and be able to see."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from harness.preparation import Plan
+from harness.records import EvidenceError
+from harness.stats import mde_binary
+
+ASSUMED_DISCORDANCE = 0.2
+"""The share of cases on which two models differ, for want of a measured one (STATISTICS.md)."""
+
+
+def lines(plan: Plan) -> Iterator[str]:
+    """Yield the lines of `--harness-plan`."""
+    yield from _trainings(plan)
+    yield from _requests(plan)
+    yield from _sights(plan)
+
+
+def _trainings(plan: Plan) -> Iterator[str]:
+    from trainers import find
+
+    for name, recipe in plan.recipes.items():
+        try:
+            found = find(recipe, plan.home)
+        except EvidenceError as problem:
+            yield f"candidate {name}: {problem}"
+            continue
+        if found:
+            yield f"candidate {name}: trained already ({recipe.fingerprint[:12]})"
+        else:
+            yield f"candidate {name}: {recipe.trainer} on {recipe.base.spec}, {recipe.steps} steps"
+
+
+def _requests(plan: Plan) -> Iterator[str]:
+    counts = plan.request_counts()
+    for name, count in counts.items():
+        yield f"requests to {name}: {count}"
+    yield f"requests in all: {sum(counts.values())}"
+
+
+def _sights(plan: Plan) -> Iterator[str]:
+    candidates = [planned.arm.name for planned in plan.arms[1:]]
+    for suite in plan.suites:
+        count = len({item.case.id for item in plan.items if item.suite is suite})
+        yield f"{suite.name}: {count} cases; {_sight(plan, count) if candidates else 'no candidate'}"
+
+
+def _sight(plan: Plan, count: int) -> str:
+    settings = plan.settings
+    drop = mde_binary(count, ASSUMED_DISCORDANCE, settings.alpha, settings.power)
+    if drop is None:
+        return "too few to see any drop"
+    return (
+        f"sees a drop of {100 * drop:.0f} points or more in a yes-or-no metric, "
+        f"if the models differ on {ASSUMED_DISCORDANCE:.0%} of the cases"
+    )

@@ -1,0 +1,306 @@
+"""From the selected items to trained candidates and known replies, before any item runs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness import prompting
+from harness.arms import PlannedArm, sharing_one_base, with_artefact
+from harness.config import Settings
+from harness.evaluation import CaseItem
+from harness.progress import Update
+from harness.records import (
+    Arm,
+    Candidate,
+    Case,
+    EvidenceError,
+    Message,
+    Reply,
+    Request,
+    Role,
+    Usage,
+)
+from harness.suites import Suite
+
+if TYPE_CHECKING:
+    from trainers.recipe import Recipe
+
+Show = Callable[[str], AbstractContextManager[Update]]
+"""Shows the work of this title; see `harness.progress.task`."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a preparation made known, beside the replies themselves.
+
+    `asked` counts requests that left this process, `failed` maps a candidate that could not be
+    made to the reason.
+    """
+
+    arms: tuple[Arm, ...] = ()
+    usage: dict[str, Usage] = field(default_factory=dict)
+    candidates: tuple[Candidate, ...] = ()
+    failed: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    errors: tuple[str, ...] = ()
+    asked: int = 0
+
+    def to_json(self) -> str:
+        """Return this as JSON text."""
+        from pydantic import TypeAdapter
+
+        return TypeAdapter(Prepared).dump_json(self).decode()
+
+    @staticmethod
+    def from_json(text: str) -> Prepared:
+        """Return what `to_json` wrote."""
+        from pydantic import TypeAdapter
+
+        return TypeAdapter(Prepared).validate_json(text)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that the selected items need."""
+
+    settings: Settings
+    root: Path
+    arms: tuple[PlannedArm, ...]
+    items: tuple[CaseItem, ...]
+
+    @property
+    def home(self) -> Path:
+        """Where candidates, replies and locks are kept."""
+        return self.root / self.settings.store
+
+    @property
+    def baseline(self) -> Arm:
+        """The model that candidates are compared with."""
+        return self.arms[0].arm
+
+    @cached_property
+    def recipes(self) -> dict[str, Recipe]:
+        """The recipes of the candidates that are trained, by name.
+
+        Raises:
+            HarnessError: a recipe or its data is wrong, or the data holds a case of a suite.
+
+        """
+        from trainers.recipe import resolve
+
+        return {
+            planned.arm.name: resolve(
+                planned.arm.name, planned.recipe, self.settings.base, self.root
+            )
+            for planned in self.arms
+            if planned.recipe
+        }
+
+    def refuse_leaks(self) -> None:
+        """Raise HarnessError if a training row is also a case of a suite."""
+        from harness.data.jsonl import read_rows
+        from harness.data.leakage import refuse_leaks
+
+        cases = [case for suite in self.suites for case in suite.cases]
+        for recipe in self.recipes.values():
+            refuse_leaks(read_rows(recipe.train, self.root), cases)
+
+    @cached_property
+    def suites(self) -> tuple[Suite, ...]:
+        """The suites of the items, each once."""
+        return tuple({item.suite.name: item.suite for item in self.items}.values())
+
+    def cases(self, arm: str) -> list[tuple[Suite, Case]]:
+        """Return the cases that `arm` answers, each once."""
+        found = {
+            (item.suite.name, item.case.id): (item.suite, item.case)
+            for item in self.items
+            if item.arm == arm
+        }
+        return list(found.values())
+
+    @cached_property
+    def choices(self) -> tuple[Suite, ...]:
+        """The suites whose number of shots is chosen on their validation cases."""
+        asked = {suite.name for suite, _ in self.cases(self.baseline.name)}
+        return tuple(s for s in self.suites if len(s.shots) > 1 and s.name in asked)
+
+    def request_counts(self) -> dict[str, int]:
+        """Return model -> number of distinct requests, those that choose its shots apart."""
+        counts: Counter[str] = Counter()
+        for planned in self.arms:
+            name = planned.arm.name
+            distinct = {
+                (suite.name if name == self.baseline.name and suite.examples else "",)
+                + (prompting.text_of(case.messages),)
+                for suite, case in self.cases(name)
+            }
+            counts[name] += len(distinct)
+        for suite in self.choices:
+            distinct_cases = {prompting.text_of(case.messages) for case in suite.validation}
+            counts[choosing(self.baseline.name)] += len(suite.shots) * len(distinct_cases)
+        return dict(counts)
+
+
+def choosing(model: str) -> str:
+    """The name under which the requests of a model are counted that choose its shots."""
+    return f"{model} (choosing shots)"
+
+
+class Preparation:
+    """Carries out a `Plan`; afterwards it knows the reply of every item."""
+
+    def __init__(self, plan: Plan, show: Show, *, train: bool = True) -> None:
+        from harness.replies import Replies
+        from harness.store import Store
+
+        self._plan = plan
+        self._show = show
+        self._train = train
+        self._replies = Replies(Store(plan.home / "store.sqlite"))
+        self._arms = {planned.arm.name: planned.arm for planned in plan.arms}
+        self._shots: dict[str, int] = {}
+        self._known: dict[str, Reply] = {}
+        self._asked: list[Request] = []
+        self._candidates: dict[str, Candidate] = {}
+        self._failed: dict[str, str] = {}
+        self._notes: list[str] = []
+
+    def prepare(self) -> Prepared:
+        """Train, choose the shots and ask, under the lock that other processes wait on."""
+        from filelock import FileLock
+
+        lock = self._plan.home / "locks" / "run.lock"
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(lock):
+            self._make_candidates()
+            self._choose_shots()
+            self._ask(self._requests(), "asking")
+        return self._prepared()
+
+    def reply(self, item: CaseItem) -> Reply:
+        """Return the reply to an item's case; its `error` says why there is none."""
+        if reason := self._failed.get(item.arm):
+            return Reply(error=f"the candidate {item.arm} was not made: {reason}")
+        request = self._request(self._arms[item.arm], item.suite, item.case.messages, item.case.id)
+        if request.key not in self._known:
+            self._ask([request], "asking")
+        return self._known[request.key]
+
+    def ask(self, item: CaseItem, messages: Sequence[Message]) -> Reply:
+        """Return the reply of an item's model to `messages`, through the cache."""
+        request = self._request(self._arms[item.arm], item.suite, messages, item.case.id)
+        if request.key not in self._known:
+            self._ask([request], "asking")
+        return self._known[request.key]
+
+    # ------------------------------------------------------------------ steps
+
+    def _make_candidates(self) -> None:
+        needed = {item.arm for item in self._plan.items}
+        for name, recipe in self._plan.recipes.items():
+            if name in needed:
+                try:
+                    self._candidates[name] = self._candidate(recipe)
+                except EvidenceError as problem:
+                    self._failed[name] = str(problem)
+        made = [
+            with_artefact(arm, self._candidates[name]) if name in self._candidates else arm
+            for name, arm in self._arms.items()
+        ]
+        self._arms = {arm.name: arm for arm in sharing_one_base(made)}
+
+    def _candidate(self, recipe: Recipe) -> Candidate:
+        import trainers
+
+        home = self._plan.home
+        if found := trainers.find(recipe, home):
+            return found
+        if not self._train:
+            raise EvidenceError(f"it is not trained yet; run: harness train {recipe.name}")
+        with self._show(f"training {recipe.name}") as update:
+            return trainers.train(recipe, home, prompting.shown(update))
+
+    def _choose_shots(self) -> None:
+        baseline = self._arms[self._plan.baseline.name]
+        for suite in self._plan.choices:
+            planned = {
+                shots: [
+                    (case, self._shot_request(baseline, suite, shots, case))
+                    for case in suite.validation
+                ]
+                for shots in suite.shots
+            }
+            self._ask([r for pairs in planned.values() for _, r in pairs], "choosing the shots")
+            means = {
+                shots: prompting.mean_score((case, self._known[r.key]) for case, r in pairs)
+                for shots, pairs in planned.items()
+            }
+            self._shots[suite.name] = prompting.best(means)
+            self._notes.append(prompting.choice_note(suite.name, baseline.name, means))
+
+    def _shot_request(self, arm: Arm, suite: Suite, shots: int, case: Case) -> Request:
+        spec = replace(arm.spec, name=choosing(arm.name), few_shot=suite.few_shot(shots))
+        return self._replies.plan(spec, case.messages, label=f"{suite.name}:{case.id}")
+
+    def _request(
+        self, arm: Arm, suite: Suite, messages: Sequence[Message], label: str
+    ) -> Request:
+        spec = arm.spec
+        if arm.role is Role.BASELINE and suite.examples and not spec.few_shot:
+            spec = replace(spec, few_shot=suite.few_shot(self._shots_of(suite)))
+        return self._replies.plan(spec, messages, label=f"{suite.name}:{label}")
+
+    def _shots_of(self, suite: Suite) -> int:
+        return self._shots.get(suite.name, suite.shots[0])
+
+    def _requests(self) -> list[Request]:
+        return [
+            self._request(arm, suite, case.messages, case.id)
+            for name, arm in self._arms.items()
+            if name not in self._failed
+            for suite, case in self._plan.cases(name)
+        ]
+
+    def _ask(self, requests: Iterable[Request], title: str) -> None:
+        planned = list(requests)
+        self._asked.extend(planned)
+        with self._show(title) as update:
+            self._known |= self._replies.gather(planned, prompting.counted(update))
+
+    # ------------------------------------------------------------------ findings
+
+    def _prepared(self) -> Prepared:
+        usage = self._replies.usage(self._asked)
+        asked = sum(one.requests - one.cached for one in usage.values())
+        trained = sum(not candidate.cached for candidate in self._candidates.values())
+        return Prepared(
+            arms=tuple(self._arms.values()),
+            usage=usage,
+            candidates=tuple(self._candidates.values()),
+            failed=self._failed,
+            notes=tuple(self._notes),
+            errors=tuple(self._errors()),
+            asked=asked + trained,
+        )
+
+    def _errors(self) -> list[str]:
+        errors = [f"candidate {name}: {reason}" for name, reason in self._failed.items()]
+        lost = [r for r in self._asked if self._known[r.key].error]
+        by_model: dict[str, list[Request]] = {}
+        for request in lost:
+            by_model.setdefault(request.model.name, []).append(request)
+        for name, requests in by_model.items():
+            first = requests[0]
+            errors.append(
+                f"{name}: {len(requests)} of its requests have no reply, first {first.label}: "
+                f"{self._known[first.key].error}"
+            )
+        return errors
+

@@ -1,0 +1,496 @@
+"""The vocabulary: what the other rooms hand to each other, as frozen dataclasses.
+
+Everything here is plain data. It imports the standard library only, so that any room can
+import it without paying for another.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+Message = Mapping[str, Any]
+"""One chat message as the OpenAI protocol has it: at least `role` and `content`."""
+
+
+class HarnessError(Exception):
+    """A mistake of the user: one sentence that says what is wrong, where, and what to do next.
+
+    It ends a run with exit status 4 and never shows a traceback.
+    """
+
+
+class EvidenceError(Exception):
+    """Evidence that should be there is not: no verdict is possible (exit status 6)."""
+
+
+class Role(StrEnum):
+    """What a model is in a run."""
+
+    BASELINE = "baseline"
+    CANDIDATE = "candidate"
+
+
+class Status(StrEnum):
+    """What became of one case under a candidate, compared with the baseline."""
+
+    HELD = "held"
+    IMPROVED = "improved"
+    UNSOLVED = "unsolved"
+    REGRESSED = "regressed"
+
+
+class Decision(StrEnum):
+    """The answer of a whole run."""
+
+    PASS = "pass"
+    FAIL = "fail"
+    UNDECIDABLE = "undecidable"
+
+
+def canonical_json(value: object) -> str:
+    """Return the one JSON text of `value`: sorted keys, no spaces, UTF-8, no NaN."""
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
+
+
+def digest_of(value: object) -> str:
+    """Return the SHA-256 (64 hex digits) of the canonical JSON of `value`."""
+    return hashlib.sha256(canonical_json(value).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+DEEPEST = 100
+"""Levels of nesting that `strict_json` reads: more than any answer needs, less than recursion."""
+
+
+def strict_json(text: str) -> Any:
+    """Return the value of the JSON `text`, without what parsers forgive.
+
+    Raises:
+        ValueError: it is no JSON, or NaN, an infinity, a number beyond a double's range, the
+            same key twice in one object, or nested more than `DEEPEST` levels.
+
+    """
+    try:
+        value = json.loads(
+            text,
+            parse_constant=_refuse_constant,
+            parse_float=_finite,
+            parse_int=_integer,
+            object_pairs_hook=_unique_keys,
+        )
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    _refuse_depth(value)
+    return value
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _finite(digits: str) -> float:
+    if not math.isfinite(number := float(digits)):
+        raise ValueError("it holds a number too large for a double")
+    return number
+
+
+def _integer(digits: str) -> int:
+    _finite(digits)
+    return int(digits)
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"the key {key[:60]!r} stands twice in one object")
+        found[key] = value
+    return found
+
+
+def _refuse_depth(value: object) -> None:
+    level = [value]
+    for _ in range(DEEPEST):
+        level = [child for node in level for child in _children(node)]
+        if not level:
+            return
+    raise ValueError(f"it is nested more than {DEEPEST} levels deep")
+
+
+def _children(node: object) -> Iterable[object]:
+    if isinstance(node, dict):
+        return node.values()
+    return node if isinstance(node, list) else ()
+
+
+def frozen_messages(messages: object) -> tuple[Message, ...]:
+    """Return `messages` (a JSON list of objects) as the tuple that records hold."""
+    return tuple(dict(message) for message in messages)  # type: ignore[attr-defined]
+
+
+_PLAIN_SLUG = re.compile(r"[A-Za-z0-9._-]{1,60}")
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One input with its reference; identified by (suite, id).
+
+    `messages` is what the model sees (several turns possible, before any few-shot examples);
+    `expected` the last assistant message, taken off; `cluster` names cases of one origin;
+    `source` is `file:line`, for messages to people.
+    """
+
+    suite: str
+    id: str
+    messages: tuple[Message, ...]
+    expected: str | None = None
+    tags: tuple[str, ...] = ()
+    cluster: str | None = None
+    tools: tuple[Mapping[str, Any], ...] = ()
+    source: str = ""
+
+    @property
+    def text(self) -> str:
+        """The last user message."""
+        for message in reversed(self.messages):
+            if message["role"] == "user":
+                return str(message["content"])
+        return ""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of messages, expected, cluster and tools; tags do not count."""
+        return digest_of([list(self.messages), self.expected, self.cluster, list(self.tools)])
+
+    @property
+    def slug(self) -> str:
+        """The id as part of a pytest item id: itself where plain, else cleaned and hashed."""
+        if _PLAIN_SLUG.fullmatch(self.id):
+            return self.id
+        cleaned = re.sub(r"[^A-Za-z0-9._-]+", "-", self.id)[:51].strip("-")
+        return f"{cleaned}~{hashlib.sha256(self.id.encode()).hexdigest()[:8]}"
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How replies are drawn: greedy unless the user says otherwise."""
+
+    temperature: float = 0.0
+    max_tokens: int = 256
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """Anything that answers messages, with its prompt: two prompts are two models.
+
+    `provider` and `target` come from `provider:target`. `few_shot` holds the example turns that
+    stand between the system message and the case. `adapter` is a trained artefact on top of a
+    local base. `options` are the remaining keys of the model's table, for its provider.
+    """
+
+    name: str
+    provider: str
+    target: str
+    system: str | None = None
+    template: str | None = None
+    few_shot: tuple[Message, ...] = ()
+    sampling: Sampling = Sampling()
+    adapter: Path | None = None
+    revision: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def spec(self) -> str:
+        """`provider:target`, as the user writes it."""
+        return f"{self.provider}:{self.target}"
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """One model in its role in a run; `fingerprint` is empty until the model is known."""
+
+    name: str
+    role: Role
+    spec: ModelSpec
+    fingerprint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One planned call. `key` is its identity in the cache (see `harness.replies`).
+
+    `length` is the case's own length in characters, before few-shot: batches are sorted by it.
+    """
+
+    key: str
+    model: ModelSpec
+    messages: tuple[Message, ...]
+    length: int
+    trial: int = 0
+    label: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What came back of a request: text and what it took, or an `error` (then no score).
+
+    Latencies are seconds (in a batch: the batch's time divided by its size), costs US dollars.
+    """
+
+    text: str = ""
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    latency_s: float | None = None
+    cost_usd: float | None = None
+    finish_reason: str | None = None
+    tool_calls: tuple[Mapping[str, Any], ...] = ()
+    error: str | None = None
+
+    def json(self) -> Any:
+        """Return the reply parsed as strict JSON; AssertionError (a score of 0) if it is none."""
+        try:
+            return strict_json(self.text)
+        except ValueError as problem:
+            raise AssertionError(f"the reply is no JSON: {problem}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One value of one metric for one reply; or *unscored*, with the reason.
+
+    `value` lies in [`low`, `high`] (both inclusive; None: open). `metric` is the full name
+    `suite.metric`. A `diagnostic` score is shown and never gated. `labels` holds (expected,
+    predicted) for metrics of the whole series, such as macro-F1. `parts` are the values behind
+    an average (field -> value), `check` the digest of the check with its settings.
+    """
+
+    metric: str
+    value: float | None
+    passed: bool | None = None
+    explanation: str = ""
+    unscored: str | None = None
+    higher_is_better: bool = True
+    low: float | None = 0.0
+    high: float | None = 1.0
+    unit: str = ""
+    diagnostic: bool = False
+    labels: tuple[str, str] | None = None
+    parts: Mapping[str, float] = field(default_factory=dict)
+    check: str = ""
+
+    def __post_init__(self) -> None:
+        if (self.value is None) == (self.unscored is None):
+            raise ValueError("a score has a value or a reason why it has none")
+        if self.value is not None and not math.isfinite(self.value):
+            raise ValueError(f"{self.metric}: {self.value} is no finite number")
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A gate on a metric as the user wrote it; `key` is its key in `[tool.harness.gates]`.
+
+    All numbers are in the metric's own unit. Exactly one of the five is set, except in the
+    default rule of a metric without any (`None` everywhere: a guard in mode `detect`).
+    """
+
+    key: str = ""
+    at_least: float | None = None
+    at_most: float | None = None
+    better_by: float | None = None
+    margin: float | None = None
+    max_regressions: int | None = None
+
+    def __str__(self) -> str:
+        for name in ("at_least", "at_most", "better_by", "margin", "max_regressions"):
+            if (value := getattr(self, name)) is not None:
+                return f"{name} = {value:g}"
+        return "must not regress"
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """All scores of one metric under one model: case id -> score, in no meaningful order."""
+
+    metric: str
+    model: str
+    scores: Mapping[str, Score]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Paired baseline and candidate scores of one metric, summed up.
+
+    `difference` is candidate minus baseline in the metric's unit, signed so that more is better
+    for every metric (`higher_is_better` false: the sign is turned). `p` tests for a regression,
+    `p_better` for an improvement; `p_adjusted` and `p_better_adjusted` are Holm's. Without a
+    baseline (`baseline` None) only `n`, `candidate_mean` and the counts are set.
+
+    `missing` pairs have a score in one arm only, `unscored` ones are in both and lack a value;
+    `absent` counts values that (baseline, candidate) lack. `interval` is two-sided at 1 - alpha,
+    `lower` the one-sided lower bound at 1 - alpha, `se` the standard error of the difference.
+    `binary`: all scores are 0 or 1 and no cases share a cluster; then `p_exact` is set beside the
+    mid-p. `extremes` is the same comparison with the incomplete pairs as losses, and as wins.
+    """
+
+    metric: str
+    candidate: str
+    baseline: str | None
+    n: int
+    missing: int
+    unscored: int
+    trials: int = 1
+    baseline_mean: float | None = None
+    candidate_mean: float | None = None
+    difference: float | None = None
+    interval: tuple[float, float] | None = None
+    p: float | None = None
+    p_better: float | None = None
+    p_adjusted: float | None = None
+    p_better_adjusted: float | None = None
+    losses: int = 0
+    wins: int = 0
+    ties: int = 0
+    mde: float | None = None
+    diagnostic: bool = False
+    p_exact: float | None = None
+    lower: float | None = None
+    se: float | None = None
+    clusters: int = 0
+    binary: bool = False
+    absent: tuple[int, int] = (0, 0)
+    higher_is_better: bool = True
+    low: float | None = 0.0
+    high: float | None = 1.0
+    unit: str = ""
+    extremes: tuple[Comparison, ...] = ()
+
+
+INVALID_LABEL = "(invalid)"
+"""What a reply predicts that is none of the labels: never right, and no class of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The answer of one gate.
+
+    `verdict` is one of regressed, non_inferior, improved, inconclusive, smoke, passed, failed,
+    undecidable; `decision` what it means for the run; `reason` one plain sentence.
+    """
+
+    comparison: Comparison
+    rule: Rule
+    verdict: str
+    decision: Decision
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What one model took in a run. Tokens are means per request, latencies seconds."""
+
+    requests: int = 0
+    cached: int = 0
+    prompt_tokens_mean: float | None = None
+    completion_tokens_mean: float | None = None
+    latency_p50_s: float | None = None
+    latency_p95_s: float | None = None
+    cost_usd: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LossPoint:
+    """One logged point of a training: optimiser step, epoch, mean loss per token in nats."""
+
+    step: int
+    epoch: float
+    train: float | None = None
+    validation: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A recipe and the model it made, named by the recipe's fingerprint.
+
+    `path` holds the artefact (an adapter, or full weights where `full`), `base` the model spec it
+    stands on. `rows`, `truncated` and `dropped` count training rows.
+    """
+
+    name: str
+    fingerprint: str
+    path: Path
+    base: str
+    full: bool = False
+    quantized: bool = False
+    cached: bool = False
+    seconds: float = 0.0
+    steps: int = 0
+    rows: int = 0
+    truncated: int = 0
+    dropped: int = 0
+    losses: tuple[LossPoint, ...] = ()
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    findings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CaseResult:
+    """One case of one test function with everything that the models did on it.
+
+    `scores`: model -> metric -> value (None: unscored); `explanations` alike; `replies`:
+    model -> text; `status`: candidate -> metric -> status.
+    """
+
+    suite: str
+    id: str
+    test: str
+    prompt: str
+    expected: str | None
+    tags: tuple[str, ...]
+    scores: Mapping[str, Mapping[str, float | None]]
+    explanations: Mapping[str, Mapping[str, str]]
+    replies: Mapping[str, str]
+    status: Mapping[str, Mapping[str, Status]]
+
+
+@dataclass(frozen=True, slots=True)
+class LabelTable:
+    """Labels of one classification metric under one model: (expected, predicted) -> count."""
+
+    metric: str
+    model: str
+    counts: Mapping[tuple[str, str], int]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One execution, whole: what the report shows and `results.json` holds.
+
+    `comparisons` are all that were made, in any order: also those without a verdict (diagnostics,
+    and what is not gated).
+    """
+
+    run_id: str
+    started: str
+    finished: str
+    decision: Decision
+    exit_status: int
+    arms: tuple[Arm, ...]
+    verdicts: tuple[Verdict, ...]
+    usage: Mapping[str, Usage]
+    training: tuple[Candidate, ...]
+    cases: tuple[CaseResult, ...]
+    labels: tuple[LabelTable, ...] = ()
+    notes: tuple[str, ...] = ()
+    errors: tuple[str, ...] = ()
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    comparisons: tuple[Comparison, ...] = ()

@@ -1,0 +1,151 @@
+"""`summary.md`: the run as a comment on a pull request."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+from harness.records import Decision, Run, Status, Verdict
+from harness.report import summary
+from harness.report.text import (
+    NOTHING,
+    dollars,
+    line,
+    number,
+    p_value,
+    plural,
+    seconds,
+    sentence,
+    short,
+    whole,
+)
+
+_NAMED_CASES = 20
+_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/ =-]*")
+_ACTIVE = re.compile(
+    r"[\\`*{}\[\]<>#!|~@&]|:(?=\S)|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|(?<=www)\.|^[-+=]|(?<=^\d)[.)]",
+    re.IGNORECASE,
+)
+_SIGNS = {Decision.PASS: "✅", Decision.FAIL: "❌", Decision.UNDECIDABLE: "⚠️"}
+
+
+def page(run: Run) -> str:
+    """Return `summary.md`; no text of models or cases can form markup, links or mentions."""
+    blocks = [
+        f"## {_SIGNS[run.decision]} {run.decision.value.upper()}: {escape(summary.headline(run))}",
+        escape(summary.reason(run)),
+        *(block for arm in summary.judged(run) for block in _model(run, arm.name)),
+        _usage(run),
+        _listed("Errors", map(code, run.errors)),
+        _listed("Notes", map(escape, run.notes)),
+        f"Run {code(run.run_id)}. Every changed case is in the run's `index.html`, "
+        "all figures in its `results.json`.",
+    ]
+    return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def escape(text: str) -> str:
+    """Return `text` as one line of Markdown that reads as itself.
+
+    Character references cannot open or close anything in Markdown (CommonMark 6.2).
+    """
+    return _ACTIVE.sub(lambda match: f"&#{ord(match[0])};", line(text))
+
+
+def code(text: str) -> str:
+    """Return `text` in code type, where no service looks for mentions and references."""
+    text = line(text)
+    if _PLAIN.fullmatch(text):
+        return f"`{text.strip()}`"
+    return f"<code>{escape(text)}</code>"
+
+
+def _listed(title: str, items: Iterable[str]) -> str:
+    rows = [f"- {item}" for item in items]
+    return "\n".join([f"**{title}**", "", *rows]) if rows else ""
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    ruler = ["---"] + ["---:"] * (len(head) - 1)
+    return "\n".join(f"| {' | '.join(row)} |" for row in [head, ruler, *rows])
+
+
+def _model(run: Run, name: str) -> list[str]:
+    verdicts = summary.gates(run, name)
+    before = summary.baseline(run)
+    against = f" against {code(before.name)}" if before else ""
+    return [
+        f"### {code(name)}{against}",
+        _table(_HEAD, map(_row, verdicts)) if verdicts else "No gate applies.",
+        "\n".join(f"- {escape(_because(v))}" for v in verdicts if v.decision is not Decision.PASS),
+        "\n".join(f"- {escape(text)}" for text in summary.sights(run, name)),
+        *_changed(run, name),
+    ]
+
+
+_HEAD = ("metric", "before", "after", "difference", "p", "worse / better", "rule", "verdict")
+
+
+def _row(verdict: Verdict) -> tuple[str, ...]:
+    compared = verdict.comparison
+    paired = compared.difference is not None
+    return (
+        code(compared.metric),
+        number(compared.baseline_mean),
+        number(compared.candidate_mean),
+        summary.change_of(compared),
+        p_value(summary.evidence(compared)[0]),
+        f"{compared.losses} / {compared.wins}" if paired else NOTHING,
+        code(str(verdict.rule)),
+        f"{_SIGNS[verdict.decision]} {verdict.verdict.replace('_', '-')}",
+    )
+
+
+def _because(verdict: Verdict) -> str:
+    return sentence(f"{verdict.comparison.metric}: {verdict.reason}")
+
+
+def _changed(run: Run, name: str) -> list[str]:
+    changes = summary.changes(run, name)
+    return [
+        _cases(status, [short(c.name) for c in changes if c.status is status])
+        for status in (Status.REGRESSED, Status.IMPROVED)
+    ]
+
+
+def _cases(status: Status, names: Sequence[str]) -> str:
+    names = list(dict.fromkeys(names))
+    if not names:
+        return ""
+    left = len(names) - _NAMED_CASES
+    more = f" and {left} more" if left > 0 else ""
+    named = ", ".join(map(code, names[:_NAMED_CASES]))
+    return f"{plural(len(names), 'case')} {status.value}: {named}{more}"
+
+
+def _usage(run: Run) -> str:
+    head = (
+        "model",
+        "requests",
+        "of them cached",
+        "prompt tokens each",
+        "reply tokens each",
+        "latency p50",
+        "p95",
+        "cost",
+    )
+    return _table(head, [_usage_row(run, name) for name in summary.users(run)]) if run.usage else ""
+
+
+def _usage_row(run: Run, name: str) -> tuple[str, ...]:
+    usage = run.usage[name]
+    return (
+        code(name),
+        f"{usage.requests:,}",
+        f"{usage.cached:,}",
+        whole(usage.prompt_tokens_mean),
+        whole(usage.completion_tokens_mean),
+        seconds(usage.latency_p50_s),
+        seconds(usage.latency_p95_s),
+        dollars(usage.cost_usd),
+    )

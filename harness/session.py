@@ -1,0 +1,452 @@
+"""The one stateful object of a run: collect, plan, prepare, score, decide, report."""
+
+from __future__ import annotations
+
+import json
+import platform
+import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import outcome, progress
+from harness.arms import PlannedArm, planned_arms
+from harness.config import Settings, load
+from harness.evaluation import CaseItem, Evaluation, ItemResult, Talker, result_of
+from harness.preparation import Plan, Preparation, Prepared
+from harness.records import (
+    Decision,
+    EvidenceError,
+    HarnessError,
+    Message,
+    Reply,
+    Run,
+    Score,
+    Verdict,
+)
+from harness.scoring import Scorer
+from harness.suites import Suite, load_suite
+from harness.verdicts import Judgement, judge
+
+EVALUATION: pytest.StashKey[Evaluation] = pytest.StashKey()
+UNANSWERED: pytest.StashKey[str] = pytest.StashKey()
+
+
+@dataclass
+class Collected:
+    """How much of the suites a run covers; `broken`: some files could not be collected."""
+
+    items: int = 0
+    deselected: int = 0
+    broken: bool = False
+
+
+@dataclass
+class Session:
+    """A run of eval suites inside a pytest session.
+
+    Under xdist there is one in every worker (which collects, prepares and scores) and one on the
+    controller (which decides and reports).
+    """
+
+    config: pytest.Config
+    started: datetime = field(default_factory=lambda: datetime.now(UTC))
+    suites: dict[Path, Suite] = field(default_factory=dict)
+    markers: dict[Path, pytest.Mark] = field(default_factory=dict)
+    covered: Collected = field(default_factory=Collected)
+    results: list[ItemResult] = field(default_factory=list)
+    prepared: Prepared | None = None
+    run: Run | None = None
+    page: Path | None = None
+    mistakes: list[str] = field(default_factory=list)
+    _settings: Settings | None = None
+    _arms: tuple[PlannedArm, ...] = ()
+    _preparation: Preparation | None = None
+    _schemas: dict[str, Any] = field(default_factory=dict)
+    _baseline_scores: dict[tuple[str, str, str], dict[str, Score]] = field(default_factory=dict)
+
+    # ------------------------------------------------------------------ collect
+
+    @property
+    def root(self) -> Path:
+        """The project's root, which all paths are relative to."""
+        return self.config.rootpath
+
+    @property
+    def settings(self) -> Settings:
+        """`[tool.harness]`, read once."""
+        if self._settings is None:
+            self._settings = load(self.root)
+        return self._settings
+
+    @property
+    def arms(self) -> tuple[PlannedArm, ...]:
+        """The baseline, then the candidates."""
+        if not self._arms:
+            self._arms = planned_arms(self.settings, self.root)
+        return self._arms
+
+    def parametrize(self, metafunc: pytest.Metafunc, marker: pytest.Mark) -> None:
+        """Make one item per case and model of a test that uses a fixture of ours.
+
+        Raises:
+            UsageError: the settings, the marker or a file of cases is wrong.
+
+        """
+        if "harness_item" not in metafunc.fixturenames:
+            return
+        with _as_usage_error():
+            suite = self._suite(metafunc, marker)
+            arms = [planned.arm.name for planned in self.arms]
+        items = [CaseItem(suite, case, arm) for case in suite.cases for arm in arms]
+        ids = [f"{item.case.slug}-{item.arm}" for item in items]
+        metafunc.parametrize("harness_item", items, ids=ids, indirect=True)
+
+    def _suite(self, metafunc: pytest.Metafunc, marker: pytest.Mark) -> Suite:
+        path = metafunc.definition.path
+        if path not in self.suites:
+            where = f"{path.relative_to(self.root)}::{metafunc.definition.name}"
+            suite = load_suite(path, where, marker, self.root)
+            for other in self.suites.values():
+                if other.name == suite.name:
+                    raise HarnessError(f"{where}: {other.path} is the suite {suite.name} already")
+            self.suites[path], self.markers[path] = suite, marker
+        if self.markers[path] != marker:
+            raise HarnessError(
+                f"{path.relative_to(self.root)}: it has two different pytest.mark.cases; "
+                "a file is one suite of one set of cases: move the tests of the other to a file"
+            )
+        return self.suites[path]
+
+    def selected(self, items: Sequence[pytest.Item]) -> list[CaseItem]:
+        """Return the case items among `items`."""
+        return [found for item in items if (found := case_item(item))]
+
+    def leave_out(self, items: Sequence[pytest.Item]) -> None:
+        """Remember that `items` were deselected."""
+        self.covered.deselected += len(self.selected(items))
+
+    # ------------------------------------------------------------------ plan and prepare
+
+    def plan(self, items: Sequence[pytest.Item]) -> Plan:
+        """Return what the selected items need."""
+        return Plan(self.settings, self.root, self.arms, tuple(self.selected(items)))
+
+    def check(self, items: Sequence[pytest.Item]) -> None:
+        """Find the mistakes that can be found before anything is trained or asked.
+
+        Raises:
+            UsageError: a recipe is wrong, or its data holds a case of a suite.
+
+        """
+        with _as_usage_error():
+            self.plan(items).refuse_leaks()
+
+    def baseline_first(self, items: list[pytest.Item]) -> None:
+        """Let the baseline's items of a module or class run first: statuses compare with them."""
+        baseline = self.arms[0].arm.name if self.suites else ""
+
+        def later(item: pytest.Item) -> bool:
+            found = case_item(item)
+            return found is not None and found.arm != baseline
+
+        groups = groupby(items, key=lambda item: item.parent)
+        items[:] = [item for _, group in groups for item in sorted(group, key=later)]
+
+    def print_plan(self, items: Sequence[pytest.Item]) -> None:
+        """Write what a run would train, ask and see."""
+        from harness.planned import lines
+
+        reporter = self.config.pluginmanager.get_plugin("terminalreporter")
+        with _as_usage_error():
+            for line in lines(self.plan(items)):
+                if reporter:
+                    reporter.write_line(line)
+
+    def prepare(self, items: Sequence[pytest.Item], *, broken: bool) -> None:
+        """Train what is missing and ask what is not known, once for all processes of the run.
+
+        `broken`: some files could not be collected.
+        """
+        self.covered.items = len(self.selected(items))
+        self.covered.broken = broken
+        allow = not self.config.option.harness_no_train
+        try:
+            with _as_usage_error():
+                self._preparation = Preparation(self.plan(items), progress.task, train=allow)
+                self.prepared = self._preparation.prepare()
+        except EvidenceError as problem:
+            self.prepared = Prepared(errors=(str(problem),))
+
+    # ------------------------------------------------------------------ score
+
+    def evaluation(self, item: pytest.Item, found: CaseItem) -> Evaluation:
+        """Return the evaluation of `item`, with its reply; skips an item that has none."""
+        if item.stash.get(EVALUATION, None) is None:
+            reply = self._reply(found)
+            item.stash[EVALUATION] = _evaluation(item, found, reply)
+            if reply.error:
+                item.stash[UNANSWERED] = reply.error
+        if error := item.stash.get(UNANSWERED, ""):
+            pytest.skip(f"no reply: {error}")
+        return item.stash[EVALUATION]
+
+    def _reply(self, found: CaseItem) -> Reply:
+        if self._preparation is None or self.prepared is None or not self.prepared.arms:
+            return Reply(error="the run could not be prepared")
+        return self._preparation.reply(found)
+
+    def scorer(self, evaluation: Evaluation) -> Scorer:
+        """Return the `score` fixture of an item."""
+        case = evaluation.item.case
+        return Scorer(
+            case.suite,
+            case,
+            evaluation.reply,
+            self.root,
+            evaluation.scores.append,
+            schemas=self._schemas,
+            test=evaluation.test,
+        )
+
+    def talker(self, evaluation: Evaluation) -> Talker:
+        """Return the `model` fixture of an item."""
+        assert self._preparation is not None
+        preparation, found = self._preparation, evaluation.item
+
+        def ask(messages: Sequence[Message]) -> Reply:
+            reply = preparation.ask(found, messages)
+            if reply.error:
+                pytest.skip(f"no reply: {reply.error}")
+            return reply
+
+        return Talker(found.arm, ask)
+
+    def attach(self, item: pytest.Item, report: pytest.TestReport) -> None:
+        """Put the result of `item` on its report."""
+        if report.when == "teardown" or (report.when == "setup" and report.passed):
+            return
+        evaluation = item.stash.get(EVALUATION, None)
+        if evaluation is None and report.failed and (found := case_item(item)):
+            evaluation = _evaluation(item, found, Reply())
+        if evaluation is None:
+            return
+        error = "" if report.passed else _reason(report)
+        report.harness = result_of(evaluation, error).to_json()  # type: ignore[attr-defined]
+
+    # ------------------------------------------------------------------ decide and report
+
+    def record(self, report: pytest.TestReport, text: str) -> None:
+        """Take over the result of an item, and give its report its status."""
+        result = ItemResult.from_json(text)
+        self.results.append(result)
+        baseline = self.arms[0].arm.name
+        key = (result.suite, result.id, result.test)
+        scores = {score.metric: score for score in result.scores}
+        if result.asserted is not None:
+            metric = outcome.assertion_metric(result)
+            scores[metric] = Score(metric, float(result.asserted), result.asserted)
+        if result.arm == baseline:
+            self._baseline_scores[key] = scores
+            return
+        if not report.passed:
+            return
+        before = self._baseline_scores.get(key, {})
+        report.harness_status = outcome.overall(  # type: ignore[attr-defined]
+            outcome.status_of(before[metric], score)
+            for metric, score in scores.items()
+            if metric in before
+        )
+
+    def merge(self, findings: str) -> None:
+        """Take over what a worker found out: its preparation and how much it covered."""
+        values = json.loads(findings)
+        prepared = Prepared.from_json(values["prepared"]) if values["prepared"] else None
+        if prepared and (self.prepared is None or prepared.asked > self.prepared.asked):
+            self.prepared = prepared
+        if values["covered"]:
+            self.covered = Collected(**values["covered"])
+
+    def findings(self) -> str:
+        """Return what a worker tells the controller, as JSON."""
+        prepared = self.prepared.to_json() if self.prepared else None
+        return json.dumps({"prepared": prepared, "covered": asdict(self.covered)})
+
+    def finish(self, exit_status: int, *, stopped: bool) -> int:
+        """Decide, write the report and report every gate; return the run's exit status.
+
+        `stopped`: not every item ran.
+        """
+        if exit_status not in (0, 1) or self.prepared is None or not self.results:
+            return exit_status
+        partial = (
+            stopped or self.covered.broken or self.covered.deselected or _narrowed(self.config)
+        )
+        judged = judge(self.settings, self.arms, self.results, complete=not partial)
+        if judged.mistakes:
+            self.mistakes.extend(judged.mistakes)
+            return int(pytest.ExitCode.USAGE_ERROR)
+        self.run = self._stored(self._run(judged, self.prepared, exit_status))
+        self.page = self._write(self.run)
+        for verdict in self.run.verdicts:
+            report_gate(self.config, verdict)
+        return self.run.exit_status
+
+    def summary(self, width: int) -> list[str]:
+        """Return the lines for the end of the run, for a terminal of `width` columns."""
+        from harness.report import terminal
+
+        lines = [f"ERROR: {mistake}" for mistake in self.mistakes]
+        if self.run is None:
+            return lines
+        return [*lines, *terminal.lines(self.run, width, self.page)]
+
+    def _run(self, judged: Judgement, prepared: Prepared, exit_status: int) -> Run:
+        errors = (*prepared.errors, *judged.errors)
+        decision = Decision.UNDECIDABLE if errors else judged.decision
+        return Run(
+            run_id=f"{self.started:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}",
+            started=self.started.isoformat(timespec="seconds"),
+            finished=datetime.now(UTC).isoformat(timespec="seconds"),
+            decision=decision,
+            exit_status=status_after(exit_status, decision),
+            arms=prepared.arms,
+            verdicts=judged.verdicts,
+            usage=prepared.usage,
+            training=prepared.candidates,
+            cases=judged.cases,
+            labels=judged.labels,
+            notes=(*prepared.notes, *judged.notes),
+            errors=errors,
+            environment=self._environment(),
+        )
+
+    def _stored(self, run: Run) -> Run:
+        """Put `run` into the store; it is undecidable where the store cannot take it."""
+        from harness.report.results import as_results
+        from harness.store import Store
+
+        try:
+            store = Store(self.root / self.settings.store / "store.sqlite")
+            store.add_run(run.run_id, run.started, json.dumps(as_results(run)))
+            store.close()
+        except (HarnessError, EvidenceError) as problem:
+            return replace(
+                run,
+                decision=Decision.UNDECIDABLE,
+                exit_status=status_after(run.exit_status, Decision.UNDECIDABLE),
+                errors=tuple(dict.fromkeys((*run.errors, str(problem)))),
+            )
+        return run
+
+    def _write(self, run: Run) -> Path:
+        from harness import report
+
+        folder = report.write(run, self.root / self.settings.reports)
+        return (folder / "index.html").relative_to(self.root)
+
+    def _environment(self) -> dict[str, Any]:
+        return {
+            "python": platform.python_version(),
+            "platform": f"{platform.system()} {platform.machine()}",
+            "packages": _versions("pytest", "pytest-finetune", "torch", "transformers", "peft"),
+            "settings": self.settings.model_dump(mode="json", exclude_none=True),
+            "seeds": {planned.arm.name: planned.arm.spec.sampling.seed for planned in self.arms},
+        }
+
+
+def _evaluation(item: pytest.Item, found: CaseItem, reply: Reply) -> Evaluation:
+    return Evaluation(
+        item=found,
+        test=getattr(item, "originalname", item.name),
+        reply=reply,
+        guard=item.get_closest_marker("guard") is not None,
+        plain="score" not in item.fixturenames,  # type: ignore[attr-defined]
+    )
+
+
+def case_item(item: pytest.Item) -> CaseItem | None:
+    """Return the case item behind a pytest item, if it is one."""
+    callspec = getattr(item, "callspec", None)
+    return callspec.params.get("harness_item") if callspec else None
+
+
+def status_after(exit_status: int, decision: Decision) -> int:
+    """Return the exit status of a run: 6 over 1 over 0, and never lower than 2 to 5."""
+    if exit_status in (2, 3, 4):
+        return exit_status
+    if decision is Decision.UNDECIDABLE:
+        return 6
+    return 1 if exit_status == 1 or decision is Decision.FAIL else 0
+
+
+def report_gate(config: pytest.Config, verdict: Verdict) -> None:
+    """Make a gate a test of its own: in the terminal, in JUnit files, in every other report.
+
+    An undecidable gate is an error (of the setup), a failed one a failure (of the call).
+    """
+    compared = verdict.comparison
+    name = f"{compared.metric}[{compared.candidate}]"
+    nodeid = f"gates::{name}"
+    bad = {Decision.UNDECIDABLE: "setup", Decision.FAIL: "call"}.get(verdict.decision)
+    for when in ("setup", "call", "teardown"):
+        if bad == "setup" and when == "call":
+            continue
+        report = pytest.TestReport(
+            nodeid=nodeid,
+            location=("gates", None, name),
+            keywords={},
+            outcome="failed" if when == bad else "passed",
+            longrepr=verdict.reason if when == bad else None,
+            when=when,  # type: ignore[arg-type]
+        )
+        config.hook.pytest_runtest_logreport(report=report)
+    _forget_failure(config, nodeid)
+
+
+def _forget_failure(config: pytest.Config, nodeid: str) -> None:
+    """Keep a gate out of the memory of `--lf`, which could never run it again."""
+    if plugin := config.pluginmanager.get_plugin("lfplugin"):
+        # Its keys are texts or, since pytest 9.2, objects that read as these texts.
+        for key in [key for key in plugin.lastfailed if str(key) == nodeid]:
+            del plugin.lastfailed[key]
+
+
+@contextmanager
+def _as_usage_error() -> Iterator[None]:
+    try:
+        yield
+    except HarnessError as problem:
+        raise pytest.UsageError(str(problem)) from None
+
+
+def _narrowed(config: pytest.Config) -> bool:
+    """Whether the command line names a part of the suites."""
+    if config.getoption("lf", False) and config.cache and config.cache.get("cache/lastfailed", {}):
+        return True
+    named = config.args if config.args_source is config.ArgsSource.ARGS else []
+    here = config.invocation_params.dir
+    return any("::" in name or (here / name).is_file() for name in named)
+
+
+def _reason(report: pytest.TestReport) -> str:
+    if isinstance(report.longrepr, tuple):
+        return str(report.longrepr[2])
+    return str(report.longrepr).strip().splitlines()[-1] if report.longrepr else "it failed"
+
+
+def _versions(*names: str) -> dict[str, str]:
+    found = {}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

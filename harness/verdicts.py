@@ -1,0 +1,126 @@
+"""All item results of a run -> its verdicts and its decision."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from harness import gate, outcome
+from harness.arms import PlannedArm
+from harness.config import Settings
+from harness.evaluation import ItemResult
+from harness.records import (
+    CaseResult,
+    Comparison,
+    Decision,
+    EvidenceError,
+    HarnessError,
+    LabelTable,
+    Role,
+    Verdict,
+)
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What the results say; `mistakes` are the user's (exit status 4), `errors` make it 6."""
+
+    verdicts: tuple[Verdict, ...]
+    cases: tuple[CaseResult, ...]
+    labels: tuple[LabelTable, ...]
+    notes: tuple[str, ...] = ()
+    errors: tuple[str, ...] = ()
+    mistakes: tuple[str, ...] = ()
+
+    @property
+    def decision(self) -> Decision:
+        """Undecidable before fail before pass."""
+        found = {verdict.decision for verdict in self.verdicts}
+        if self.errors or Decision.UNDECIDABLE in found:
+            return Decision.UNDECIDABLE
+        return Decision.FAIL if Decision.FAIL in found else Decision.PASS
+
+
+def judge(
+    settings: Settings,
+    arms: Sequence[PlannedArm],
+    results: Sequence[ItemResult],
+    *,
+    complete: bool,
+) -> Judgement:
+    """Compare every candidate with the baseline and apply the gates.
+
+    `complete` says whether the run covered all items of the suites: of a part, nothing is gated.
+    """
+    try:
+        return _judged(settings, arms, results, complete)
+    except HarnessError as problem:
+        return Judgement((), (), (), mistakes=(str(problem),))
+    except EvidenceError as problem:
+        return Judgement((), (), (), errors=(str(problem),))
+
+
+def _judged(
+    settings: Settings,
+    arms: Sequence[PlannedArm],
+    results: Sequence[ItemResult],
+    complete: bool,
+) -> Judgement:
+    baseline = arms[0].arm.name
+    candidates = [p.arm.name for p in arms if p.arm.role is Role.CANDIDATE]
+    scores = outcome.collect_scores(results)
+    rules = outcome.rules_with_guards(settings.rules, results)
+    compared = outcome.comparisons(
+        scores, baseline, candidates, outcome.clusters_of(results), settings.alpha
+    )
+    unused = gate.unused_rules(settings.rules, [one.metric for one in compared])
+    verdicts = gate.decide(
+        compared,
+        rules,
+        gate.GateSettings(alpha=settings.alpha, power=settings.power, mode=settings.mode),
+    )
+    errors = _errors(results)
+    if not complete:
+        errors.append(_not_evaluated(results))
+    return Judgement(
+        verdicts=tuple(verdicts) if complete else (),
+        cases=outcome.case_results(results, scores, baseline),
+        labels=outcome.label_tables(scores),
+        errors=tuple(errors),
+        mistakes=tuple(_mistakes(results, unused if complete and not errors else [], compared)),
+    )
+
+
+def _errors(results: Sequence[ItemResult]) -> list[str]:
+    lost: dict[tuple[str, str], list[ItemResult]] = {}
+    for result in results:
+        if result.error and not result.mistake:
+            lost.setdefault((f"{result.suite}.{result.test}", result.arm), []).append(result)
+    return [
+        f"{test} under {arm}: {len(found)} cases have no score, first {found[0].id}: "
+        f"{found[0].error}"
+        for (test, arm), found in lost.items()
+    ]
+
+
+def _not_evaluated(results: Sequence[ItemResult]) -> str:
+    counts = Counter(f"{result.suite} ({result.arm})" for result in results)
+    recorded = ", ".join(f"{name}: {count}" for name, count in sorted(counts.items())) or "nothing"
+    return (
+        "gates not evaluated: the run covered only a part of the suites; "
+        f"recorded items: {recorded}; run the whole folder for a verdict"
+    )
+
+
+def _mistakes(
+    results: Sequence[ItemResult], unused: Sequence[str], compared: Sequence[Comparison]
+) -> list[str]:
+    mistakes = list(dict.fromkeys(result.mistake for result in results if result.mistake))
+    recorded = ", ".join(sorted({one.metric for one in compared})) or "none"
+    mistakes += [
+        f"pyproject.toml: tool.harness.gates.{key}: no test recorded such a metric; "
+        f"recorded: {recorded}"
+        for key in unused
+    ]
+    return mistakes

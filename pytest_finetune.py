@@ -1,0 +1,288 @@
+"""pytest's entry point: options, markers, fixtures and hooks of a few lines each.
+
+It is a module of its own, outside the packages, so that loading it imports nothing: neither
+`harness` nor `trainers` is imported until a test marked with `cases` is collected.
+"""
+
+from __future__ import annotations
+
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator, Sequence
+
+    from harness.evaluation import Evaluation, Talker
+    from harness.records import Case, Reply
+    from harness.scoring import Scorer
+    from harness.session import Session
+
+SESSION: pytest.StashKey[Session] = pytest.StashKey()
+MISTAKES: pytest.StashKey[list[str]] = pytest.StashKey()
+UNMARKED = (
+    "case, model, reply and score belong to tests in a module marked with "
+    'pytest.mark.cases("FILE.jsonl")'
+)
+
+
+# ---------------------------------------------------------------------- options, markers, fixtures
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the options of an eval run."""
+    group = parser.getgroup("harness", "fine-tuning and evaluation of language models")
+    group.addoption(
+        "--harness-plan",
+        action="store_true",
+        help="print what the run would train and ask and what drop it could see, then stop",
+    )
+    group.addoption(
+        "--harness-no-train",
+        action="store_true",
+        help="never train: a missing candidate makes the run undecidable (exit status 6)",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the markers, and outside of xdist's workers the collector of results."""
+    config.addinivalue_line(
+        "markers",
+        "cases(path, few_shot=None, shots=None, validation=None): run each test of the module "
+        "once per case of a JSONL file and model; few_shot examples stand before the baseline's "
+        "prompt, `shots` of them (a number, or several to choose from on the validation cases)",
+    )
+    config.addinivalue_line(
+        "markers", "guard: what must not get worse; by default not in a single case"
+    )
+    config.stash[MISTAKES] = []
+    if config.option.harness_plan and getattr(config.option, "numprocesses", None):
+        raise pytest.UsageError("--harness-plan needs no workers: leave out -n")
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Results(config), "finetune-results")
+
+
+@pytest.fixture
+def harness_item(request: pytest.FixtureRequest) -> Evaluation:
+    """The item's case under its model; what the other fixtures of pytest-finetune are made of."""
+    if not hasattr(request, "param"):
+        pytest.fail(UNMARKED, pytrace=False)
+    return _session(request.config).evaluation(request.node, request.param)
+
+
+@pytest.fixture
+def case(harness_item: Evaluation) -> Case:
+    """One row of the suite's JSONL file: `case.text`, `case.messages`, `case.expected`."""
+    return harness_item.item.case
+
+
+@pytest.fixture
+def reply(harness_item: Evaluation) -> Reply:
+    """What the model answered: `reply.text`, `reply.json()`, `reply.prompt_tokens`, ..."""
+    return harness_item.reply
+
+
+@pytest.fixture
+def score(request: pytest.FixtureRequest, harness_item: Evaluation) -> Scorer:
+    """The checks: each records a score and none raises."""
+    return _session(request.config).scorer(harness_item)
+
+
+@pytest.fixture
+def model(request: pytest.FixtureRequest, harness_item: Evaluation) -> Talker:
+    """The model itself: `model.name`, `model.ask(messages)`."""
+    return _session(request.config).talker(harness_item)
+
+
+# ---------------------------------------------------------------------- the session of an eval run
+
+
+def _session(config: pytest.Config) -> Session:
+    if SESSION not in config.stash:
+        from harness.session import Session
+
+        config.stash[SESSION] = Session(config)
+    return config.stash[SESSION]
+
+
+@contextmanager
+def _noting_mistakes(config: pytest.Config) -> Generator[None]:
+    """Keep a user's mistake for the end of collecting, where it can end the run with status 4."""
+    try:
+        yield
+    except pytest.UsageError as problem:
+        mistake = str(problem)
+    except ImportError as problem:
+        mistake = _shadowed(problem)
+    else:
+        return
+    if mistake not in config.stash[MISTAKES]:
+        config.stash[MISTAKES].append(mistake)
+
+
+def _shadowed(problem: ImportError) -> str:
+    package = str(problem.name).partition(".")[0]
+    if package not in ("harness", "trainers"):
+        raise problem
+    where = getattr(sys.modules.get(package), "__file__", None) or package
+    return (
+        f"pytest-finetune cannot import {problem.name!r}: this project's own {where} hides its "
+        f"package {package!r}; rename yours, or keep it off sys.path in the runs of the eval suites"
+    )
+
+
+# ---------------------------------------------------------------------- collect
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Turn the cases of a suite into items, one per case and model."""
+    if marker := metafunc.definition.get_closest_marker("cases"):
+        with _noting_mistakes(metafunc.config):
+            _session(metafunc.config).parametrize(metafunc, marker)
+
+
+def pytest_deselected(items: Sequence[pytest.Item]) -> None:
+    """Remember that the run is a part of the suites."""
+    if items and SESSION in items[0].config.stash:
+        _session(items[0].config).leave_out(items)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """End the run with status 4 if collecting found a mistake."""
+    config.stash[MISTAKES].extend(_unmarked(items))
+    if SESSION in config.stash and not config.stash[MISTAKES]:
+        with _noting_mistakes(config):
+            _session(config).check(items)
+            _session(config).baseline_first(items)
+    if mistakes := config.stash[MISTAKES]:
+        items[:] = []
+        if not hasattr(config, "workerinput"):
+            raise pytest.UsageError(*mistakes)
+
+
+def _unmarked(items: Sequence[pytest.Item]) -> Iterator[str]:
+    """Say where our fixtures are used without cases."""
+    for item in items:
+        given = getattr(getattr(item, "callspec", None), "params", ())
+        if "harness_item" in getattr(item, "fixturenames", ()) and "harness_item" not in given:
+            path, line, _ = item.location
+            yield f"{path}:{(line or 0) + 1}: {UNMARKED}"
+
+
+# ---------------------------------------------------------------------- plan, prepare, score
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, object]:
+    """Train and ask before the first item runs; or only print the plan."""
+    config = session.config
+    broken = session.testsfailed > 0
+    in_worker = hasattr(config, "workerinput")
+    ends_here = broken and not in_worker and not config.option.continue_on_collection_errors
+    if SESSION in config.stash and not config.option.collectonly and not ends_here:
+        evals = _session(config)
+        if config.option.harness_plan:
+            evals.print_plan(session.items)
+            session.items[:] = []
+        elif in_worker:
+            with _noting_mistakes(config):
+                evals.prepare(session.items, broken=broken)
+        else:
+            evals.prepare(session.items, broken=broken)
+    return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
+    """Make a failed assertion of a case item a score instead of a failure."""
+    evaluation: Any = pyfuncitem.funcargs.get("harness_item")
+    if evaluation is None:
+        return (yield)
+    with evaluation.scoring():
+        yield
+    if evaluation.mistake:
+        pytest.skip(evaluation.mistake)
+    return True
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Send what an item scored along with its report, also from a worker of xdist."""
+    report = yield
+    if SESSION in item.config.stash:
+        _session(item.config).attach(item, report)
+    return report
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take over what a worker of xdist found out."""
+    found = getattr(node, "workeroutput", {})
+    node.config.stash[MISTAKES].extend(
+        mistake
+        for mistake in found.get("harness_mistakes", ())
+        if mistake not in node.config.stash[MISTAKES]
+    )
+    if findings := found.get("harness_findings"):
+        _session(node.config).merge(findings)
+
+
+class Results:
+    """Collects what items scored, wherever they ran; its hooks run on the controller only."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Take over the result that a report carries."""
+        if result := getattr(report, "harness", None):
+            _session(self.config).record(report, result)
+
+
+def pytest_report_teststatus(
+    report: pytest.TestReport,
+) -> tuple[str, str, str] | None:
+    """Show a case as held, improved, unsolved or regressed."""
+    if report.when == "call" and (status := getattr(report, "harness_status", None)):
+        letter = {"held": ".", "improved": "+", "unsolved": "u", "regressed": "R"}[status]
+        return str(status), letter, str(status).upper()
+    return None
+
+
+# ---------------------------------------------------------------------- decide, report
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Decide and report; a worker of xdist hands over what it knows instead."""
+    config = session.config
+    if hasattr(config, "workerinput"):
+        output: dict[str, Any] = config.workeroutput  # type: ignore[attr-defined]
+        output["harness_mistakes"] = config.stash[MISTAKES]
+        if SESSION in config.stash:
+            output["harness_findings"] = _session(config).findings()
+    elif config.stash[MISTAKES]:
+        session.exitstatus = pytest.ExitCode.USAGE_ERROR
+    elif SESSION in config.stash:
+        stopped = bool(session.shouldfail or session.shouldstop)
+        session.exitstatus = _session(config).finish(exitstatus, stopped=stopped)
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Write the verdict."""
+    lines = (
+        _session(config).summary(terminalreporter._tw.fullwidth) if SESSION in config.stash else []
+    )
+    lines += [f"ERROR: {mistake}" for mistake in config.stash[MISTAKES]]
+    if lines:
+        terminalreporter.section("pytest-finetune")
+    for line in lines:
+        terminalreporter.write_line(line, red=line.startswith("ERROR"))

@@ -1,0 +1,118 @@
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rouge_score.rouge_scorer import RougeScorer
+
+from harness.checks import text
+from harness.records import Case, HarnessError, Reply
+
+HOSTILE = ["", "\0", "\x1b[31mred\x1b[0m", "\ud800", "\u202egnp", "a" * 100_000, "```" * 5000]
+
+
+def case(expected):
+    return Case("s", "c", ({"role": "user", "content": "?"},), expected, source="x.jsonl:4")
+
+
+@pytest.mark.parametrize(
+    ("expected", "reply", "plain", "folded"),
+    [
+        ("Paris", "Paris", 1, 1),
+        (" Paris\n", "\tParis ", 1, 1),
+        ("Paris", "paris", 0, 1),
+        ("Straße", "STRASSE", 0, 1),
+        ("Paris", "Paris.", 0, 0),
+        ("Paris", "", 0, 0),
+        ("a b", "a  b", 0, 0),
+    ],
+)
+def test_exact_match_with_and_without_case(expected, reply, plain, folded):
+    for ignore_case, value in ((False, plain), (True, folded)):
+        score = text.exact(case(expected), Reply(reply), ignore_case=ignore_case)
+        assert (score.metric, score.value, score.passed) == ("exact_match", value, bool(value))
+
+
+@pytest.mark.parametrize(
+    ("needle", "reply", "plain", "folded"),
+    [
+        (None, "It is Paris, I think", 1, 1),
+        (None, "it is paris", 0, 1),
+        ("refund", "No Refund", 0, 1),
+        ("refund", "no refund", 1, 1),
+        (" refund", "refund", 0, 0),
+    ],
+)
+def test_contains_with_and_without_case(needle, reply, plain, folded):
+    for ignore_case, value in ((False, plain), (True, folded)):
+        score = text.contains(case("Paris\n"), Reply(reply), needle, ignore_case=ignore_case)
+        assert (score.metric, score.value, score.passed) == ("contains", value, bool(value))
+
+
+def test_contains_with_a_needle_needs_no_reference():
+    assert text.contains(case(None), Reply("abc"), "b").value == 1
+
+
+def test_an_empty_needle_is_refused():
+    with pytest.raises(HarnessError, match=r"^x\.jsonl:4: .*empty text"):
+        text.contains(case("a"), Reply("a"), "")
+
+
+@pytest.mark.parametrize("check", [text.exact, text.contains, text.rouge])
+@pytest.mark.parametrize("expected", [None, " \n"])
+def test_a_check_without_its_reference_names_the_case(check, expected):
+    with pytest.raises(HarnessError, match=r"^x\.jsonl:4: the case 'c' has no reference answer"):
+        check(case(expected), Reply("a"))
+
+
+VOCABULARY = ["the", "cat", "cats", "runs", "running", "runner", "12", "a's"]
+WORDS = st.lists(st.sampled_from(VOCABULARY))
+
+
+@settings(deadline=None, max_examples=50)
+@given(WORDS.filter(any), WORDS)
+def test_rouge_is_that_of_rouge_score_with_stemming(expected, got):
+    theirs = RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
+    wanted = theirs.score(" ".join(expected), " ".join(got))
+    scores = text.rouge(case(" ".join(expected)), Reply(" ".join(got)))
+    assert {s.metric: s.value for s in scores} == {k: v.fmeasure for k, v in wanted.items()}
+    assert text.rouge_l(" ".join(expected), " ".join(got)) == wanted["rougeL"].fmeasure
+
+
+def test_rouge_by_hand():
+    one, two, longest = text.rouge(case("the cats sat down"), Reply("the cat sat"))
+    assert one.value == pytest.approx(2 * 1 * 0.75 / 1.75)
+    assert two.value == pytest.approx(2 * 1 * (2 / 3) / (5 / 3))
+    assert longest.value == pytest.approx(2 * 1 * 0.75 / 1.75)
+    assert one.explanation == "precision 1.00, recall 0.75"
+
+
+def test_a_reference_that_rouge_cannot_read_is_unscored():
+    scores = text.rouge(case("東京です"), Reply("東京です"))
+    assert [score.value for score in scores] == [None] * 3
+    assert all("no word of a-z or 0-9" in score.unscored for score in scores)
+    assert text.rouge_l("東京です", "東京です") == 0
+
+
+@pytest.mark.parametrize("reply", HOSTILE)
+def test_hostile_replies_are_scored_and_explained_in_one_printable_line(reply):
+    scores = [
+        text.exact(case("x y"), Reply(reply)),
+        text.contains(case("x y"), Reply(reply)),
+        *text.rouge(case("x y"), Reply(reply)),
+    ]
+    for score in scores:
+        assert score.value == 0
+        assert score.explanation.isprintable()
+        assert len(score.explanation) < 300
+
+
+def test_settings_and_nothing_else_change_a_check_digest():
+    digests = {
+        text.exact(case("a"), Reply("a")).check,
+        text.exact(case("a"), Reply("a"), ignore_case=True).check,
+        text.contains(case("a"), Reply("a")).check,
+        text.contains(case("a"), Reply("a"), "a").check,
+        text.contains(case("a"), Reply("a"), ignore_case=True).check,
+        *(score.check for score in text.rouge(case("a"), Reply("a"))),
+    }
+    assert len(digests) == 8
+    assert text.exact(case("b"), Reply("c"), name="n").check in digests

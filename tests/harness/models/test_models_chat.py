@@ -1,0 +1,313 @@
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.models import Models, chat
+from harness.records import HarnessError, ModelSpec, Reply, Sampling
+from harness.replies import Replies
+from harness.store import Store
+
+KEY = "sk-very-secret-0123456789"
+
+Answer = tuple[int, Any]
+
+
+class Server(ThreadingHTTPServer):
+    """Answers chat requests by `answer`, which sees how often this text was asked before."""
+
+    daemon_threads = True
+    request_queue_size = 256
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.seen: list[dict[str, Any]] = []
+        self.headers: list[dict[str, str]] = []
+        self.answer: Callable[[str, int], Answer] = lambda text, tries: (200, completion(text))
+        self.busy = self.busiest = 0
+        self.lock = threading.Lock()
+
+    def handle_error(self, *_: object) -> None:
+        """Clients that go away are part of the tests."""
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/v1"
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Server
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        text = body["messages"][-1]["content"]
+        with self.server.lock:
+            tries = sum(one["messages"][-1]["content"] == text for one in self.server.seen)
+            self.server.seen.append(body)
+            self.server.headers.append({k.lower(): v for k, v in self.headers.items()})
+            self.server.busy += 1
+            self.server.busiest = max(self.server.busy, self.server.busiest)
+        status, value = self.server.answer(text, tries)
+        data = value if isinstance(value, bytes) else json.dumps(value).encode()
+        with self.server.lock:
+            self.server.busy -= 1
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def completion(text: str, **message: Any) -> dict[str, Any]:
+    return {
+        "id": "x",
+        "object": "chat.completion",
+        "created": 0,
+        "model": "m",
+        "choices": [
+            {
+                "index": 0,
+                "finish_reason": "stop",
+                "message": {"role": "assistant", "content": f"re: {text}", **message},
+            }
+        ],
+        "usage": {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7},
+    }
+
+
+def failure(message: str) -> dict[str, Any]:
+    return {"error": {"message": message, "type": "x", "code": None, "param": None}}
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setattr(chat, "WAIT_SECONDS", 0.01)
+    server = Server()
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.fixture
+def replies(tmp_path: Path) -> Iterator[Replies]:
+    replies = Replies(Store(tmp_path / "store.sqlite"))
+    yield replies
+    replies.close()
+
+
+def spec_of(server: Server, **options: Any) -> ModelSpec:
+    options.setdefault("base_url", server.url)
+    sampling = Sampling(temperature=0.5, max_tokens=9, seed=3)
+    return ModelSpec("api", "openai", "m", system="s", sampling=sampling, options=options)
+
+
+def ask(replies: Replies, spec: ModelSpec, *texts: str) -> list[Reply]:
+    requests = [replies.plan(spec, [{"role": "user", "content": text}]) for text in texts]
+    found = replies.gather(requests)
+    return [found[request.key] for request in requests]
+
+
+def test_a_call_carries_prompt_and_sampling_and_the_reply_what_it_took(
+    server: Server, replies: Replies
+) -> None:
+    (reply,) = ask(replies, spec_of(server, headers={"X-Team": "blue"}), "hi")
+    assert server.seen == [
+        {
+            "model": "m",
+            "messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "hi"}],
+            "temperature": 0.5,
+            "seed": 3,
+            "max_tokens": 9,
+        }
+    ]
+    assert server.headers[0]["authorization"] == f"Bearer {KEY}"
+    assert server.headers[0]["x-team"] == "blue"
+    assert (reply.text, reply.finish_reason) == ("re: hi", "stop")
+    assert (reply.prompt_tokens, reply.completion_tokens) == (5, 2)
+    assert 0 < (reply.latency_s or 0) < 10
+
+
+def test_tool_calls_are_kept(server: Server, replies: Replies) -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    server.answer = lambda text, tries: (200, completion(text, content=None, tool_calls=[call]))
+    (reply,) = ask(replies, spec_of(server), "hi")
+    assert reply.text == ""
+    assert reply.tool_calls == (call,)
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_a_server_that_is_busy_is_asked_again(
+    server: Server, replies: Replies, status: int
+) -> None:
+    server.answer = lambda text, tries: (
+        (status, failure("busy")) if tries < 2 else (200, completion(text))
+    )
+    assert [reply.text for reply in ask(replies, spec_of(server), "a", "b")] == ["re: a", "re: b"]
+    assert len(server.seen) == 6
+
+
+def test_a_server_that_stays_busy_becomes_an_error(server: Server, replies: Replies) -> None:
+    server.answer = lambda text, tries: (429, failure("slow down"))
+    (reply,) = ask(replies, spec_of(server), "a")
+    assert reply.error == "the server answered 429: slow down"
+    assert len(server.seen) == chat.ATTEMPTS
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404])
+def test_a_refusal_ends_at_once_without_showing_the_key(
+    server: Server,
+    replies: Replies,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+    status: int,
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    token = "team-token-987"
+    server.answer = lambda text, tries: (
+        status,
+        failure(f"Incorrect API key provided: {KEY} \x1b[31m ({token})\nbye"),
+    )
+    (reply,) = ask(replies, spec_of(server, headers={"X-Token": token}), "a")
+    assert reply.error == (
+        f"the server answered {status}: Incorrect API key provided: ***  [31m (***) bye"
+    )
+    assert len(server.seen) == 1
+    out = capfd.readouterr()
+    for shown in (caplog.text, out.out, out.err, repr(replies), repr(vars(replies))):
+        assert KEY not in shown
+        assert token not in shown
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"<html>gateway</html>",
+        b"",
+        b"[]",
+        b"null",
+        b"{}",
+        {"choices": []},
+        {"choices": [{"message": None}]},
+        {"choices": [{"message": {"content": 3}}]},
+        {"choices": "x"},
+    ],
+)
+def test_an_answer_that_is_no_completion_is_an_error(
+    server: Server, replies: Replies, answer: Any
+) -> None:
+    server.answer = lambda text, tries: (200, answer)
+    (reply,) = ask(replies, spec_of(server), "a")
+    assert reply.error
+
+
+def test_a_server_that_is_not_there_is_an_error(replies: Replies, server: Server) -> None:
+    (reply,) = ask(replies, spec_of(server, base_url="http://127.0.0.1:9/v1"), "a")
+    assert reply.error == "APIConnectionError: Connection error."
+
+
+def test_many_calls_run_at_once_and_not_more_than_allowed(
+    server: Server, replies: Replies, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chat, "CONCURRENCY", 8)
+
+    def slow(text: str, tries: int) -> Answer:
+        time.sleep(0.02)
+        return 200, completion(text)
+
+    server.answer = slow
+    texts = [str(number) for number in range(100)]
+    assert [reply.text for reply in ask(replies, spec_of(server), *texts)] == [
+        f"re: {text}" for text in texts
+    ]
+    assert 4 <= server.busiest <= 8
+    assert ask(replies, spec_of(server), "again")[0].text == "re: again"
+
+
+def test_what_arrived_before_a_break_is_kept(server: Server, replies: Replies) -> None:
+    held = threading.Event()
+
+    def answer(text: str, tries: int) -> Answer:
+        if text == "late":
+            held.wait(10)
+        return 200, completion(text)
+
+    server.answer = answer
+
+    def stop(_: object) -> None:
+        raise KeyboardInterrupt
+
+    spec = spec_of(server)
+    requests = [replies.plan(spec, [{"role": "user", "content": t}]) for t in ("early", "late")]
+    with pytest.raises(KeyboardInterrupt):
+        replies.gather(requests, stop)
+    held.set()
+    asked = len(server.seen)
+    assert ask(replies, spec, "early")[0].text == "re: early"
+    assert len(server.seen) == asked
+
+
+def test_a_missing_key_is_a_sentence(
+    server: Server, replies: Replies, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY")
+    with pytest.raises(HarnessError, match=r"'api' \(openai:m\) needs a key: .* OPENAI_API_KEY"):
+        ask(replies, spec_of(server, base_url=chat.OPENAI_URL), "a")
+    with pytest.raises(HarnessError, match="environment variable MY_KEY"):
+        ask(replies, spec_of(server, api_key_env="MY_KEY"), "a")
+    assert ask(replies, spec_of(server), "a")[0].text == "re: a"
+    monkeypatch.setenv("MY_KEY", "another-key")
+    ask(replies, spec_of(server, api_key_env="MY_KEY"), "b")
+    assert server.headers[-1]["authorization"] == "Bearer another-key"
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"base_url": "localhost:8000"}, "base_url 'localhost:8000'"),
+        ({"base_url": 3}, "base_url 3"),
+        ({"api_key": KEY}, "no option 'api_key'; openai models take api_key_env, base_url"),
+    ],
+)
+def test_wrong_options_are_named(options: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(HarnessError, match=sentence) as caught:
+        Models().identity(ModelSpec("api", "openai", "m", options=options))
+    assert KEY not in str(caught.value)
+
+
+def test_the_endpoint_is_part_of_the_identity_and_headers_and_keys_are_not() -> None:
+    def identity(**options: Any) -> Any:
+        return Models().identity(ModelSpec("api", "openai", "m", options=options))
+
+    assert identity() == identity(headers={"a": "b"}, api_key_env="X")
+    assert identity() != identity(base_url="http://localhost:1/v1")
+    assert identity(base_url="http://h/v1/") == identity(base_url="http://h/v1")
+
+
+def test_newer_models_of_openai_get_the_limit_they_know() -> None:
+    replies = Replies(None)  # type: ignore[arg-type]
+    request = replies.plan(ModelSpec("api", "openai", "m"), [{"role": "user", "content": "x"}])
+    assert chat._body(request)["max_completion_tokens"] == 256
+
+
+def test_closing_ends_the_thread(server: Server, replies: Replies) -> None:
+    ask(replies, spec_of(server), "a")
+    (thread,) = [one for one in threading.enumerate() if one.name == "harness-chat"]
+    replies.close()
+    thread.join(5)
+    assert not thread.is_alive()

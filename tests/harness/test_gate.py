@@ -1,0 +1,628 @@
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import cache
+
+import pytest
+import scipy.stats
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from harness.gate import (
+    GateSettings,
+    compare,
+    corpus_comparison,
+    decide,
+    find_rule,
+    unused_rules,
+    what_it_sees,
+)
+from harness.records import (
+    INVALID_LABEL,
+    Comparison,
+    Decision,
+    EvidenceError,
+    HarnessError,
+    Rule,
+    Score,
+    Series,
+    Verdict,
+)
+
+DETECT = GateSettings()
+RELEASE = GateSettings(mode="release")
+METRIC = "tickets.schema_match"
+PASS, FAIL, UNDECIDABLE = Decision.PASS, Decision.FAIL, Decision.UNDECIDABLE
+
+
+def series(
+    model: str, values: Sequence[float | None], metric: str = METRIC, **meaning: object
+) -> Series:
+    scores = {
+        f"case-{number:04}": score(value, metric, **meaning) for number, value in enumerate(values)
+    }
+    return Series(metric, model, scores)
+
+
+@cache
+def score(value: float | None, metric: str = METRIC, **meaning: object) -> Score:
+    unscored = "no reply" if value is None else None
+    return Score(metric=metric, value=value, unscored=unscored, **meaning)  # type: ignore[arg-type]
+
+
+def compared(
+    before: Sequence[float | None],
+    after: Sequence[float | None],
+    clusters: Mapping[str, str] | None = None,
+    metric: str = METRIC,
+    **meaning: object,
+) -> Comparison:
+    old, new = series("base", before, metric, **meaning), series("new", after, metric, **meaning)
+    return compare(old, new, clusters or {}, 0.05)
+
+
+def binary(n: int, losses: int, wins: int, metric: str = METRIC) -> Comparison:
+    same = [float(number % 2) for number in range(n - losses - wins)]
+    before = [1.0] * losses + [0.0] * wins + same
+    return compared(before, [0.0] * losses + [1.0] * wins + same, metric=metric)
+
+
+def verdict_of(
+    comparison: Comparison, rule: Rule | None = None, settings: GateSettings = DETECT
+) -> Verdict:
+    rules = {} if rule is None else {comparison.metric: rule}
+    (verdict,) = decide([comparison], rules, settings)
+    return verdict
+
+
+def answer(
+    comparison: Comparison, rule: Rule | None = None, settings: GateSettings = DETECT
+) -> tuple[str, Decision]:
+    verdict = verdict_of(comparison, rule, settings)
+    return verdict.verdict, verdict.decision
+
+
+# Rules
+
+
+def test_the_most_specific_rule_wins() -> None:
+    rules = {key: Rule(key=key, margin=0.1) for key in ("tickets", "schema_match", METRIC)}
+    assert find_rule(rules, METRIC).key == METRIC
+    assert find_rule(rules, "general.schema_match").key == "schema_match"
+    assert find_rule(rules, "tickets.field_accuracy").key == "tickets"
+    assert find_rule(rules, "general.exact_match") == Rule()
+
+
+def test_rules_that_name_nothing_recorded_are_found() -> None:
+    rules = {key: Rule(key=key) for key in ("general.rouge1", "tickets", "rouge1", "ticket", "x.y")}
+    metrics = ["tickets.schema_match", "general.rouge1"]
+    assert unused_rules(rules, metrics) == ["ticket", "x.y"]
+
+
+# Comparing
+
+
+def test_a_comparison_pairs_by_case_and_not_by_order() -> None:
+    old, new = series("base", [1, 0, 1, 0]), series("new", [0, 0, 1, 1])
+    backwards = Series(METRIC, "new", dict(reversed(new.scores.items())))
+    found = compare(old, backwards, {}, 0.05)
+    assert found == compare(old, new, {}, 0.05)
+    assert (found.n, found.losses, found.wins, found.ties) == (4, 1, 1, 2)
+    assert (found.baseline_mean, found.candidate_mean, found.difference) == (0.5, 0.5, 0.0)
+    assert (found.baseline, found.candidate, found.clusters) == ("base", "new", 4)
+
+
+def test_where_less_is_better_the_sign_is_turned() -> None:
+    found = compared([1.0] * 30, [1.5] * 29 + [0.5], high=None, unit="s", higher_is_better=False)
+    assert found.difference == pytest.approx(-14 / 30)
+    assert (found.losses, found.wins) == (29, 1)
+    assert found.baseline_mean == 1.0
+    assert found.candidate_mean == pytest.approx(44 / 30)
+    verdict = verdict_of(found)
+    assert (verdict.verdict, verdict.decision) == ("regressed", FAIL)
+    assert verdict.reason.startswith("schema match rose by 0.467 s (95 % interval 0.398 to 0.535")
+
+
+def test_binary_scores_have_mcnemars_p_and_tangos_interval() -> None:
+    found = binary(161, 16, 6)
+    assert found.binary
+    assert found.p == pytest.approx(0.034690 / 2, abs=5e-7)
+    assert found.p_exact == pytest.approx(scipy.stats.binomtest(16, 22, 0.5, "greater").pvalue)
+    assert found.interval == pytest.approx((-0.1240, -0.0054), abs=5e-5)
+    assert found.lower is not None
+    assert found.interval is not None
+    assert found.interval[0] < found.lower < found.difference
+
+
+def test_other_scores_have_the_t_interval_over_clusters() -> None:
+    source = random.Random(1)
+    before = [source.random() for _ in range(40)]
+    after = [source.random() for _ in range(40)]
+    found = compared(before, after)
+    differences = [new - old for old, new in zip(before, after, strict=True)]
+    mean, se = sum(differences) / 40, scipy.stats.sem(differences)
+    assert not found.binary
+    assert found.p_exact is None
+    assert found.interval == pytest.approx(scipy.stats.t.interval(0.95, 39, mean, se))
+    assert found.lower == pytest.approx(scipy.stats.t.interval(0.90, 39, mean, se)[0])
+
+
+def test_cases_of_one_cluster_count_once_as_evidence() -> None:
+    before, after = [1.0] * 40, [0.0] * 8 + [1.0] * 32
+    in_fours = {f"case-{number:04}": f"origin {number // 4}" for number in range(40)}
+    alone, clustered = compared(before, after), compared(before, after, in_fours)
+    assert (clustered.clusters, clustered.binary) == (10, False)
+    assert alone.p == 0.5**9
+    assert clustered.p == 0.5**3
+
+
+def test_a_cluster_named_like_a_case_is_not_that_case() -> None:
+    found = compared([1.0] * 3, [1.0] * 3, {"case-0001": "case-0000", "case-0002": "case-0000"})
+    assert found.clusters == 2
+
+
+def test_copies_inside_a_cluster_change_nothing() -> None:
+    source = random.Random(2)
+    before = [source.randrange(6) / 5 for _ in range(30)]
+    after = [source.randrange(6) / 5 for _ in range(30)]
+    clusters = {f"case-{number:04}": str(number % 30 // 2) for number in range(90)}
+    once = compared(before, after, clusters)
+    thrice = compared(before * 3, after * 3, clusters)
+    assert thrice.p == once.p
+    assert thrice.difference == pytest.approx(once.difference)
+    assert thrice.interval == pytest.approx(once.interval)
+    assert thrice.se == pytest.approx(once.se)
+
+
+def test_nothing_changed_is_no_proof_that_nothing_can_change() -> None:
+    found = compared([0.4, 0.8] * 20, [0.4, 0.8] * 20)
+    assert (found.p, found.difference) == (0.5, 0.0)
+    assert found.lower == pytest.approx(-(1.6448536**2) / (40 + 1.6448536**2))
+
+
+def test_missing_and_unscored_pairs_are_counted() -> None:
+    old, new = series("base", [1, 1, None, 1]), series("new", [1, None, None, 1, 1])
+    found = compare(old, new, {}, 0.05)
+    assert (found.n, found.missing, found.unscored, found.absent) == (2, 1, 2, (2, 2))
+
+
+def test_scores_of_different_checks_are_not_compared() -> None:
+    with pytest.raises(EvidenceError, match=r"schema_match: case 'case-0000' .* run both arms"):
+        compare(series("base", [1], check="old"), series("new", [1], check="new"), {}, 0.05)
+
+
+def test_one_metric_has_one_meaning() -> None:
+    with pytest.raises(HarnessError, match="schema_match is recorded with differing"):
+        compare(series("base", [1], unit="s"), series("new", [1]), {}, 0.05)
+
+
+# Macro-F1
+
+
+def labelled(model: str, pairs: Sequence[tuple[str, str] | None]) -> Series:
+    scores = {
+        f"case-{number:04}": score(None)
+        if pair is None
+        else score(float(pair[0] == pair[1]), labels=pair)
+        for number, pair in enumerate(pairs)
+    }
+    return Series("general.macro_f1", model, scores)
+
+
+def test_macro_f1_is_compared_as_a_whole() -> None:
+    expected = ["rare"] * 6 + ["common"] * 60
+    before = [(label, label) for label in expected]
+    after = [("rare", INVALID_LABEL)] * 6 + before[6:]
+    found = corpus_comparison(labelled("base", before), labelled("new", after), {}, 0.05)
+    assert (found.baseline_mean, found.candidate_mean, found.difference) == (1.0, 0.5, -0.5)
+    assert (found.n, found.losses, found.wins) == (66, 6, 0)
+    assert found.p is not None
+    assert found.p < 0.03
+    assert found.interval is not None
+    assert found.interval[0] < -0.5 < found.interval[1]
+    assert verdict_of(found).reason.startswith("macro f1 fell by 50.0 points")
+
+
+def test_macro_f1_of_one_model_is_its_mean() -> None:
+    found = corpus_comparison(None, labelled("base", [("a", "a"), ("b", "a")]), {}, 0.05)
+    assert found.candidate_mean == pytest.approx(1 / 3)
+    assert found.baseline is None
+
+
+def test_macro_f1_without_labels_is_refused() -> None:
+    with pytest.raises(HarnessError, match="macro-F1 needs scores with labels"):
+        corpus_comparison(None, series("base", [1.0]), {}, 0.05)
+
+
+def test_a_missing_label_is_tried_as_right_and_as_wrong() -> None:
+    pairs = [("a", "a"), ("b", "b")] * 50
+    found = corpus_comparison(
+        labelled("base", [*pairs, None]), labelled("new", [*pairs, ("a", "a")]), {}, 0.05
+    )
+    worst, best = found.extremes
+    assert (worst.candidate_mean, best.candidate_mean) == (1.0, 1.0)
+    assert worst.baseline_mean == 1.0
+    assert best.baseline_mean is not None
+    assert best.baseline_mean < 1.0
+
+
+# Rules and verdicts
+
+
+def test_a_guard_fails_only_on_what_got_worse() -> None:
+    assert answer(binary(100, 14, 3)) == ("regressed", FAIL)
+    assert answer(binary(100, 3, 14)) == ("improved", PASS)
+    assert answer(binary(100, 4, 3)) == ("inconclusive", PASS)
+    assert answer(compared([0.5] * 20, [0.5] * 17 + [0.4, 0.6, 0.6])) == ("inconclusive", PASS)
+
+
+def test_a_guard_that_is_only_surely_not_worse_is_non_inferior() -> None:
+    many = [binary(100, 1, 7, f"s.m{number}") for number in range(8)]
+    assert {verdict.verdict for verdict in decide(many, {}, DETECT)} == {"non_inferior"}
+
+
+def test_a_release_asks_for_proof() -> None:
+    assert answer(binary(100, 4, 3), settings=RELEASE) == ("inconclusive", FAIL)
+    assert answer(binary(100, 3, 14), settings=RELEASE) == ("improved", PASS)
+    assert answer(binary(100, 14, 3), settings=RELEASE) == ("regressed", FAIL)
+    assert answer(binary(15, 0, 0), settings=RELEASE) == ("inconclusive", FAIL)
+    assert answer(binary(500, 25, 25), Rule(margin=0.05), RELEASE) == ("non_inferior", PASS)
+
+
+@pytest.mark.parametrize(
+    ("rule", "losses", "wins", "expected"),
+    [
+        (Rule(margin=0.1), 4, 3, ("non_inferior", PASS)),
+        (Rule(margin=0.1), 10, 7, ("inconclusive", FAIL)),
+        (Rule(margin=0.1), 14, 3, ("regressed", FAIL)),
+        (Rule(margin=0.1), 5, 0, ("non_inferior", PASS)),
+        (Rule(better_by=0.1), 2, 14, ("improved", PASS)),
+        (Rule(better_by=0.1), 2, 11, ("improved", FAIL)),
+        (Rule(better_by=0.1), 22, 33, ("inconclusive", FAIL)),
+        (Rule(better_by=0.1), 14, 3, ("regressed", FAIL)),
+        (Rule(max_regressions=2), 2, 0, ("passed", PASS)),
+        (Rule(max_regressions=2), 3, 40, ("failed", FAIL)),
+    ],
+)
+def test_rules_on_the_difference(
+    rule: Rule, losses: int, wins: int, expected: tuple[str, Decision]
+) -> None:
+    assert answer(binary(100, losses, wins), rule) == expected
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [
+        (Rule(at_least=0.98), ("passed", PASS)),
+        (Rule(at_least=0.99), ("failed", FAIL)),
+        (Rule(at_most=0.98), ("passed", PASS)),
+        (Rule(at_most=0.97), ("failed", FAIL)),
+    ],
+)
+def test_absolute_rules_look_at_the_candidates_mean_alone(
+    rule: Rule, expected: tuple[str, Decision]
+) -> None:
+    after = [1.0] * 49 + [0.0]
+    assert answer(compared([0.0] * 50, after), rule) == expected
+    assert answer(compare(None, series("base", after), {}, 0.05), rule) == expected
+    assert answer(compared([0.0] * 5, [0.98] * 5), rule) == expected
+
+
+def test_without_baseline_only_absolute_rules_are_answered() -> None:
+    alone = compare(None, series("base", [1.0] * 30), {}, 0.05)
+    assert (alone.n, alone.candidate_mean, alone.p, alone.difference) == (30, 1.0, None, None)
+    assert decide([alone], {}, DETECT) == []
+    for rule in (Rule(better_by=0.1), Rule(margin=0.1), Rule(max_regressions=0)):
+        verdict = verdict_of(alone, rule)
+        assert (verdict.verdict, verdict.decision) == ("undecidable", UNDECIDABLE)
+        assert "this run has none" in verdict.reason
+
+
+def test_diagnostics_never_decide() -> None:
+    found = compared([1.0] * 50, [0.0] * 50, diagnostic=True)
+    assert decide([found], {METRIC: Rule(at_least=0.9)}, DETECT) == []
+
+
+@pytest.mark.parametrize("rule", [None, Rule(margin=0.05), Rule(better_by=0.5)])
+def test_under_twenty_cases_statistics_fail_nothing(rule: Rule | None) -> None:
+    verdict = verdict_of(binary(19, 19, 0), rule)
+    assert (verdict.verdict, verdict.decision) == ("smoke", PASS)
+    assert verdict.reason.startswith("only 19 cases, and under 20 cases or 10 clusters")
+    assert "19 cases worse" in verdict.reason
+    assert answer(binary(20, 20, 0), rule)[1] is FAIL
+
+
+def test_under_ten_clusters_statistics_fail_nothing() -> None:
+    nine = {f"case-{number:04}": str(number % 9) for number in range(40)}
+    ten = {f"case-{number:04}": str(number % 10) for number in range(40)}
+    assert answer(compared([1.0] * 40, [0.0] * 40, nine)) == ("smoke", PASS)
+    assert answer(compared([1.0] * 40, [0.0] * 40, ten)) == ("regressed", FAIL)
+
+
+def test_small_suites_still_fail_contracts_and_absolute_rules() -> None:
+    assert answer(binary(5, 1, 0), Rule(max_regressions=0)) == ("failed", FAIL)
+    assert answer(binary(5, 5, 0), Rule(at_least=0.9)) == ("failed", FAIL)
+
+
+def test_many_tests_share_one_error_rate() -> None:
+    # One-sided mid-p .0207: sure enough alone, not among eight.
+    assert answer(binary(100, 11, 3)) == ("regressed", FAIL)
+    family = [binary(100, 11, 3, "s.m0")] + [binary(100, 4, 4, f"s.m{n}") for n in range(1, 8)]
+    verdicts = decide(family, {}, DETECT)
+    assert {verdict.verdict for verdict in verdicts} == {"inconclusive"}
+    first = verdicts[0].comparison
+    assert first.p is not None
+    assert first.p_adjusted == pytest.approx(8 * first.p)
+    assert verdicts[1].comparison.p_adjusted == 1.0
+
+
+def test_rules_without_statistics_and_smoke_do_not_widen_the_family() -> None:
+    others = [binary(100, 4, 4, f"s.m{number}") for number in range(6)] + [binary(9, 1, 1, "t.m")]
+    rules = {"s": Rule(at_least=0.1)}
+    verdicts = decide([binary(100, 11, 3), *others], rules, DETECT)
+    assert verdicts[0].verdict == "regressed"
+    assert verdicts[0].comparison.p_adjusted == verdicts[0].comparison.p
+    assert verdicts[1].comparison.p_adjusted is None
+
+
+# Validity
+
+
+def test_more_than_two_percent_incomplete_pairs_allow_no_verdict() -> None:
+    values: list[float | None] = [1.0] * 97
+    found = compared([*values, 1.0, 1.0, 1.0], [*values, None, None, None])
+    for rule in (None, Rule(at_least=0.5), Rule(margin=0.5), Rule(max_regressions=90)):
+        verdict = verdict_of(found, rule)
+        assert (verdict.verdict, verdict.decision) == ("undecidable", UNDECIDABLE)
+    assert "3 of 100 pairs are incomplete, more than 2 %" in verdict_of(found).reason
+
+
+def test_a_run_without_any_score_is_undecidable() -> None:
+    nothing = compared([1.0] * 30, [None] * 30)
+    assert answer(nothing) == ("undecidable", UNDECIDABLE)
+    alone = compare(None, series("base", [None] * 3), {}, 0.05)
+    assert answer(alone, Rule(at_least=0.0)) == ("undecidable", UNDECIDABLE)
+    assert answer(compared([], []), Rule(margin=0.1)) == ("undecidable", UNDECIDABLE)
+
+
+def test_missing_scores_of_one_arm_only_are_no_chance() -> None:
+    before, after = [1.0, 0.0] * 500, [0.0, 1.0] * 100 + [1.0, 0.0] * 400
+    lopsided = compared(before, [*after[:-12], *[None] * 12])
+    even = compared([*before[:-6], *[None] * 6], [*[None] * 6, *after[6:]])
+    assert "too uneven for chance" in verdict_of(lopsided).reason
+    assert answer(lopsided) == ("undecidable", UNDECIDABLE)
+    assert answer(even) == ("inconclusive", PASS)
+
+
+def with_one_missing(losses: int, wins: int) -> Comparison:
+    same = [1.0] * (99 - losses - wins)
+    before = [1.0] * losses + [0.0] * wins + [*same, 1.0]
+    return compared(before, [0.0] * losses + [1.0] * wins + [*same, None])
+
+
+def test_a_decision_that_hangs_on_a_missing_pair_is_undecidable() -> None:
+    verdict = verdict_of(with_one_missing(8, 3))
+    assert (verdict.verdict, verdict.decision) == ("undecidable", UNDECIDABLE)
+    assert "hangs on 1 incomplete pair in this run: fail if" in verdict.reason
+    assert answer(with_one_missing(3, 0), Rule(max_regressions=3)) == ("undecidable", UNDECIDABLE)
+
+
+def test_a_decision_that_does_not_hang_on_a_missing_pair_stands() -> None:
+    assert answer(with_one_missing(14, 3)) == ("regressed", FAIL)
+    assert answer(with_one_missing(2, 2)) == ("inconclusive", PASS)
+    assert answer(with_one_missing(3, 0), Rule(max_regressions=4)) == ("passed", PASS)
+
+
+def test_a_word_that_hangs_on_a_missing_pair_is_inconclusive() -> None:
+    verdict = verdict_of(with_one_missing(3, 10))
+    assert (verdict.verdict, verdict.decision) == ("inconclusive", PASS)
+    assert "1 incomplete pair could make it" in verdict.reason
+
+
+def test_missing_pairs_count_for_absolute_rules_too() -> None:
+    alone = compare(None, series("base", [1.0] * 97 + [0.0] * 2 + [None]), {}, 0.05)
+    assert answer(alone, Rule(at_least=0.975)) == ("undecidable", UNDECIDABLE)
+    assert answer(alone, Rule(at_least=0.95)) == ("passed", PASS)
+
+
+def test_missing_values_of_an_open_range_are_the_worst_and_best_seen() -> None:
+    before: list[float | None] = [2.0] * 98 + [1.0, 5.0]
+    after: list[float | None] = [2.0] * 98 + [None, 5.0]
+    found = compared(before, after, high=None, unit="s", higher_is_better=False)
+    worst, best = found.extremes
+    assert worst.difference == pytest.approx(-0.04)
+    assert best.difference == pytest.approx(0.01)
+    assert (worst.missing, worst.unscored, worst.n) == (0, 0, 100)
+
+
+# False alarms and power, by exact enumeration through the decision
+
+
+def share_of(
+    n: int, discordance: float, drop: float, answers: Callable[[int, int, int], bool]
+) -> float:
+    """The probability of `answers` when `drop` of the pass rate is the truth."""
+    loss = (discordance + drop) / 2 / discordance
+    total = 0.0
+    for discordant in range(n + 1):
+        weight = chance(discordant, n, discordance)
+        for losses in range(discordant + 1):
+            probability = weight * chance(losses, discordant, loss)
+            if probability > 1e-7 and answers(n, losses, discordant - losses):
+                total += probability
+    return total
+
+
+def chance(count: int, n: int, rate: float) -> float:
+    return math.comb(n, count) * rate**count * (1 - rate) ** (n - count)
+
+
+@cache
+def guard_fails(n: int, losses: int, wins: int) -> bool:
+    return answer(binary(n, losses, wins))[1] is FAIL
+
+
+@cache
+def margin_passes(n: int, losses: int, wins: int) -> bool:
+    return answer(binary(n, losses, wins), Rule(margin=0.05))[1] is PASS
+
+
+@pytest.mark.parametrize("discordance", [0.05, 0.1, 0.2, 0.4])
+@pytest.mark.parametrize("n", [20, 50, 100])
+def test_false_alarms_stay_at_five_percent(n: int, discordance: float) -> None:
+    assert share_of(n, discordance, 0.0, guard_fails) <= 0.051
+
+
+@pytest.mark.parametrize(
+    ("n", "discordance", "drop"), [(20, 0.26, 0.26), (50, 0.2, 0.15), (100, 0.2, 0.107)]
+)
+def test_drops_are_found_as_often_as_the_method_says(
+    n: int, discordance: float, drop: float
+) -> None:
+    assert share_of(n, discordance, drop, guard_fails) == pytest.approx(0.8, abs=0.005)
+
+
+@pytest.mark.parametrize(("n", "power"), [(50, 0.24), (200, 0.70)])
+def test_an_unchanged_model_is_non_inferior_as_often_as_the_method_says(
+    n: int, power: float
+) -> None:
+    assert share_of(n, 0.1, 0.0, margin_passes) == pytest.approx(power, abs=0.012)
+    assert share_of(n, 0.1, 0.05, margin_passes) <= 0.06
+
+
+def lower_mean(n: int, losses: int, wins: int) -> bool:
+    return losses > wins
+
+
+def five_points_lower(n: int, losses: int, wins: int) -> bool:
+    return (losses - wins) / n > 0.05
+
+
+def wald_within_five_points(n: int, losses: int, wins: int) -> bool:
+    difference = (wins - losses) / n
+    se = math.sqrt(max(0.0, (losses + wins) / n - difference**2) / n)
+    return difference - 1.645 * se > -0.05
+
+
+def percentile_bootstrap(n: int, losses: int, wins: int) -> bool:
+    """Whether the 95th percentile of the resampled mean (its normal limit) lies below zero."""
+    difference = (wins - losses) / n
+    se = math.sqrt(max(0.0, (losses + wins) / n - difference**2) / n)
+    return difference + 1.645 * se < 0
+
+
+@pytest.mark.parametrize(
+    ("gate", "n", "at_least"),
+    [(lower_mean, 100, 0.4), (five_points_lower, 50, 0.2), (five_points_lower, 100, 0.1)],
+)
+def test_known_bad_gates_are_shown_to_cry_wolf(
+    gate: Callable[[int, int, int], bool], n: int, at_least: float
+) -> None:
+    assert share_of(n, 0.2, 0.0, gate) > at_least
+
+
+def test_walds_interval_is_shown_to_pass_what_is_worse_by_the_margin() -> None:
+    assert share_of(50, 0.05, 0.05, wald_within_five_points) > 0.07
+    assert share_of(50, 0.05, 0.05, margin_passes) <= 0.06
+
+
+# Invariants
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([0, 0.2, 0.5, 1]), st.sampled_from([0, 0.2, 0.5, 1])),
+        min_size=20,
+        max_size=60,
+    )
+)
+def test_swapped_arms_mirror_the_verdict(pairs: list[tuple[float, float]]) -> None:
+    before, after = zip(*pairs, strict=True)
+    there, back = compared(before, after), compared(after, before)
+    assert (there.p, there.p_better) == (back.p_better, back.p)
+    assert (there.losses, there.wins) == (back.wins, back.losses)
+    assert there.difference == -back.difference
+    mirror = {"regressed": "improved", "improved": "regressed"}
+    word, opposite = answer(there)[0], answer(back)[0]
+    if word in mirror or opposite in mirror:
+        assert mirror.get(word, word) in (opposite, "non_inferior", "inconclusive")
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([0, 0.5, 1]), st.sampled_from([0, 0.5, 1])),
+        min_size=20,
+        max_size=50,
+    ),
+    st.randoms(use_true_random=False),
+)
+def test_names_and_order_of_cases_do_not_matter(
+    pairs: list[tuple[float, float]], source: random.Random
+) -> None:
+    shuffled = list(pairs)
+    source.shuffle(shuffled)
+    first, second = (compared(*zip(*some, strict=True)) for some in (pairs, shuffled))
+    assert first.p == second.p
+    assert first.interval == pytest.approx(second.interval)
+    assert answer(first) == answer(second)
+
+
+def test_the_order_of_comparisons_does_not_matter() -> None:
+    family = [binary(100, 4 + number, 4, f"s.m{number}") for number in range(12)]
+    forwards = decide(family, {}, DETECT)
+    assert decide(family[::-1], {}, DETECT)[::-1] == forwards
+
+
+# Sentences
+
+
+def test_reasons_are_plain_sentences() -> None:
+    fallen = replace(binary(152, 14, 3), metric="tickets.field_accuracy")
+    assert verdict_of(fallen).reason == (
+        "field accuracy fell by 7.2 points (95 % interval -13.2 to -2.2, p = 0.0038): "
+        "14 cases worse, 3 better"
+    )
+    assert verdict_of(binary(200, 4, 3), Rule(margin=0.1)).reason == (
+        "no drop of 10 points or more (lower bound -3.1)"
+    )
+    assert verdict_of(binary(100, 0, 0)).reason == (
+        "no drop is proved: schema match changed on none of 100 cases; "
+        "a drop under 5.5 points can stay unseen"
+    )
+    assert verdict_of(binary(100, 1, 0), Rule(max_regressions=0)).reason == (
+        "1 case got worse; at most 0 may"
+    )
+    assert verdict_of(binary(60, 3, 3), Rule(margin=0.05)).reason.endswith(
+        "schema match is the same on average (95 % interval -9.6 to 9.6, p = 0.5): "
+        "3 cases worse, 3 better; about 260 cases settle it"
+    )
+    assert verdict_of(binary(100, 2, 11), Rule(better_by=0.1)).reason.startswith(
+        "a rise of 10 points is asked for: schema match rose by 9.0 points"
+    )
+
+
+def test_the_suite_says_what_it_can_see() -> None:
+    seen = verdict_of(binary(100, 10, 10)).comparison
+    assert what_it_sees(seen) == (
+        "This suite sees a drop of 11 points or more; seeing 5 points takes about 470 cases."
+    )
+    fine = verdict_of(binary(1_000, 100, 100)).comparison
+    assert what_it_sees(fine) == "This suite sees a drop of 3.5 points or more."
+    tiny = verdict_of(binary(3, 1, 1)).comparison
+    assert what_it_sees(tiny) == "3 cases cannot tell what drop this suite would see."
+    slow = compared([1.0] * 30, [0.9, 1.1] * 15, high=None, unit="s", higher_is_better=False)
+    assert what_it_sees(verdict_of(slow).comparison).startswith("This suite sees a rise of 0.0")
+
+
+def test_more_tests_at_once_see_less() -> None:
+    one = verdict_of(binary(100, 10, 10)).comparison.mde
+    family = [binary(100, 10, 10, f"s.m{number}") for number in range(8)]
+    among_eight = decide(family, {}, DETECT)[0].comparison.mde
+    assert one is not None
+    assert among_eight is not None
+    assert among_eight > 1.2 * one

@@ -1,0 +1,123 @@
+"""A trained candidate on disk: a folder that is whole or refused."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
+from pathlib import Path
+
+from harness.records import Candidate, EvidenceError, LossPoint
+from trainers.base import file_digest
+from trainers.recipe import Recipe
+
+DESCRIPTION = "candidate.json"
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a training was like; `truncated` and `dropped` count rows too long for the recipe."""
+
+    seconds: float
+    truncated: int
+    dropped: int
+    losses: Sequence[LossPoint]
+
+
+def folder_of(recipe: Recipe, home: Path) -> Path:
+    """Where the candidate of `recipe` is kept."""
+    return home / "candidates" / recipe.fingerprint
+
+
+def lock_of(folder: Path) -> Path:
+    """The file whose lock is held by whoever trains the candidate in `folder`."""
+    return folder.parent.parent / "locks" / f"{folder.name}.lock"
+
+
+def describe(folder: Path, recipe: Recipe, training: Training) -> None:
+    """Write the description into `folder`, with the sizes and digests of the files there."""
+    description = {
+        "fingerprint": recipe.fingerprint,
+        "base": public_name(recipe),
+        "hyperparameters": recipe.hyperparameters,
+        "data": recipe.digests,
+        "rows": recipe.rows,
+        "general_rows": recipe.general_rows,
+        "steps": recipe.steps,
+        "seconds": round(training.seconds, 3),
+        "truncated": training.truncated,
+        "dropped": training.dropped,
+        "losses": [astuple(point) for point in training.losses],
+        "files": {path.name: _seal(path) for path in sorted(folder.iterdir())},
+    }
+    partial = folder / f"{DESCRIPTION}.partial"
+    partial.write_text(json.dumps(description, indent=1), encoding="utf-8")
+    os.replace(partial, folder / DESCRIPTION)
+
+
+def public_name(recipe: Recipe) -> str:
+    """Name the base without this machine's paths: a bundled or hub name, or the folder's own."""
+    provider, _, target = recipe.base.spec.partition(":")
+    if provider == "bundled" or recipe.base.on_hub:
+        return recipe.base.spec
+    return f"{provider}:{Path(target).name}"
+
+
+def load(folder: Path, recipe: Recipe, *, cached: bool) -> Candidate:
+    """Return the candidate in `folder`.
+
+    Raises:
+        EvidenceError: the folder is damaged.
+
+    """
+    try:
+        description = json.loads((folder / DESCRIPTION).read_text("utf-8"))
+        _refuse_damage(folder, description["files"])
+        return Candidate(
+            name=recipe.name,
+            fingerprint=recipe.fingerprint,
+            path=folder,
+            base=recipe.base.spec,
+            full=recipe.trainer == "full",
+            quantized=recipe.trainer == "qlora",
+            cached=cached,
+            seconds=description["seconds"],
+            steps=description["steps"],
+            rows=description["rows"],
+            truncated=description["truncated"],
+            dropped=description["dropped"],
+            losses=tuple(LossPoint(*point) for point in description["losses"]),
+            recipe=_shown(recipe),
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as problem:
+        raise EvidenceError(
+            f"the candidate {recipe.name} is damaged ({problem}); delete {folder} to train it again"
+        ) from None
+
+
+def _shown(recipe: Recipe) -> dict[str, object]:
+    return {
+        "base": recipe.base.spec,
+        "train": _relative(recipe.train, recipe.root),
+        "validation": _relative(recipe.validation, recipe.root),
+        "mix": _relative(recipe.mix.path if recipe.mix else None, recipe.root),
+        "behaviour": recipe.behaviour,
+        "rows": recipe.rows,
+        "general_rows": recipe.general_rows,
+        **recipe.hyperparameters,
+    }
+
+
+def _relative(path: Path | None, root: Path) -> str | None:
+    return os.path.relpath(path, root) if path else None
+
+
+def _seal(path: Path) -> dict[str, object]:
+    return {"size": path.stat().st_size, "sha256": file_digest(path)}
+
+
+def _refuse_damage(folder: Path, files: dict[str, dict[str, object]]) -> None:
+    for name, seal in files.items():
+        if _seal(folder / name) != seal:
+            raise ValueError(f"{name} is not what was trained")
