@@ -160,14 +160,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if mistakes := config.stash[MISTAKES]:
         items[:] = []
         if not hasattr(config, "workerinput"):
+            config.stash[MISTAKES] = []  # the exception tells them
             raise pytest.UsageError(*mistakes)
 
 
 def _unmarked(items: Sequence[pytest.Item]) -> Iterator[str]:
     """Say where our fixtures are used without cases."""
     for item in items:
-        given = getattr(getattr(item, "callspec", None), "params", ())
-        if "harness_item" in getattr(item, "fixturenames", ()) and "harness_item" not in given:
+        wanted = "harness_item" in getattr(item, "fixturenames", ())
+        if wanted and not item.get_closest_marker("cases"):
             path, line, _ = item.location
             yield f"{path}:{(line or 0) + 1}: {UNMARKED}"
 
@@ -179,15 +180,12 @@ def _unmarked(items: Sequence[pytest.Item]) -> Iterator[str]:
 def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, object]:
     """Train and ask before the first item runs; or only print the plan."""
     config = session.config
-    broken = session.testsfailed > 0
-    in_worker = hasattr(config, "workerinput")
-    ends_here = broken and not in_worker and not config.option.continue_on_collection_errors
-    if SESSION in config.stash and not config.option.collectonly and not ends_here:
-        evals = _session(config)
+    if SESSION in config.stash and not config.option.collectonly:
+        evals, broken = _session(config), session.testsfailed > 0
         if config.option.harness_plan:
             evals.print_plan(session.items)
             session.items[:] = []
-        elif in_worker:
+        elif hasattr(config, "workerinput"):
             with _noting_mistakes(config):
                 evals.prepare(session.items, broken=broken)
         else:

@@ -97,9 +97,22 @@ def model_spec(reference: str, name: str, settings: Settings, root: Path, key: s
         template=table.template,
         few_shot=_few_shot(table, root),
         sampling=_sampling(table, settings),
+        adapter=_adapter(table, root, key),
         revision=table.revision,
         options=table.model_extra or {},
     )
+
+
+def _adapter(table: ModelSettings, root: Path, key: str) -> Path | None:
+    if table.adapter is None:
+        return None
+    folder = root / table.adapter
+    if not (folder / "adapter_config.json").is_file():
+        raise HarnessError(
+            f"pyproject.toml: {key}: {table.adapter} holds no adapter_config.json; "
+            "name the folder of a trained adapter"
+        )
+    return folder
 
 
 def _few_shot(table: ModelSettings, root: Path) -> tuple[dict[str, object], ...]:

@@ -32,12 +32,13 @@ class _Table(BaseModel):
 class ModelSettings(_Table):
     """`[tool.harness.models.NAME]`: a model with its prompt and how it is asked.
 
-    `model` is `provider:target`; keys that are not named here belong to the provider.
+    `model` is `provider:target`, `adapter` the folder of a trained adapter on top of it; keys that are not named here belong to the provider.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
     model: str
+    adapter: str | None = None
     system: str | None = None
     template: str | None = None
     few_shot: str | None = None

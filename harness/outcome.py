@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 
 from harness import gate
@@ -25,16 +26,21 @@ Scores = Mapping[str, Mapping[str, Mapping[str, Score]]]
 
 def collect_scores(results: Sequence[ItemResult]) -> Scores:
     """Return all scores of `results`, with the metrics of plain assertions."""
-    asserting = {
-        (result.suite, result.test)
-        for result in results
-        if result.plain or result.asserted is False
-    }
+    asserting = _asserting(results)
     scores: dict[str, dict[str, dict[str, Score]]] = defaultdict(lambda: defaultdict(dict))
     for result in results:
         for score in _scores_of(result, asserting):
             scores[score.metric][result.arm][result.id] = score
     return scores
+
+
+def _asserting(results: Sequence[ItemResult]) -> set[tuple[str, str]]:
+    """The tests whose own assertions are a metric: without checks, or failed at least once."""
+    return {
+        (result.suite, result.test)
+        for result in results
+        if result.plain or result.asserted is False
+    }
 
 
 def _scores_of(result: ItemResult, asserting: set[tuple[str, str]]) -> Iterable[Score]:
@@ -48,22 +54,35 @@ def _scores_of(result: ItemResult, asserting: set[tuple[str, str]]) -> Iterable[
         )
 
 
+def recorded_twice(results: Sequence[ItemResult]) -> dict[str, list[str]]:
+    """Return the metrics that a case has twice under one model, with the tests they come from."""
+    asserting = _asserting(results)
+    tests: dict[tuple[str, str, str], list[str]] = defaultdict(list)
+    for result in results:
+        for score in _scores_of(result, asserting):
+            tests[score.metric, result.arm, result.id].append(result.test)
+    return {
+        metric: list(dict.fromkeys(names))
+        for (metric, _, _), names in tests.items()
+        if len(names) > 1
+    }
+
+
 def assertion_metric(result: ItemResult) -> str:
     """The metric of a test function's own assertions: its name without `test_`."""
     return f"{result.suite}.{result.test.removeprefix('test_')}"
 
 
-def rules_with_guards(
-    rules: Mapping[str, Rule], results: Sequence[ItemResult]
-) -> dict[str, Rule]:
+def rules_with_guards(rules: Mapping[str, Rule], results: Sequence[ItemResult]) -> dict[str, Rule]:
     """Return `rules` and a contract for every metric of a guard that has no rule."""
+    asserting = _asserting(results)
     guarded = {
         metric
         for result in results
         if result.guard
         for metric in [
             *(score.metric for score in result.scores if not score.diagnostic),
-            *([assertion_metric(result)] if result.plain else []),
+            *([assertion_metric(result)] if (result.suite, result.test) in asserting else []),
         ]
     }
     contracts = {
@@ -98,8 +117,16 @@ def comparisons(
                 continue
             made.append(compare(left, right, origin, alpha))
             if any(score.labels for score in right.scores.values()):
-                made.append(corpus_comparison(left, right, origin, alpha))
+                whole = macro_f1_metric(metric)
+                before = left and replace(left, metric=whole)
+                made.append(corpus_comparison(before, replace(right, metric=whole), origin, alpha))
     return made
+
+
+def macro_f1_metric(metric: str) -> str:
+    """The name of macro-F1 beside a metric of labels: `macro_f1` beside `accuracy`."""
+    stem = metric.removesuffix("accuracy")
+    return f"{stem}macro_f1" if stem[-1] in "._" else f"{stem}_macro_f1"
 
 
 def _series(metric: str, model: str, arms: Mapping[str, Mapping[str, Score]]) -> Series:

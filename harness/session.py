@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import secrets
 from collections.abc import Iterator, Sequence
@@ -19,7 +20,7 @@ import pytest
 from harness import outcome, progress
 from harness.arms import PlannedArm, planned_arms
 from harness.config import Settings, load
-from harness.evaluation import CaseItem, Evaluation, ItemResult, Talker, result_of
+from harness.evaluation import CaseItem, Evaluation, ItemResult, Talker, first_line, result_of
 from harness.preparation import Plan, Preparation, Prepared
 from harness.records import (
     Decision,
@@ -37,6 +38,7 @@ from harness.verdicts import Judgement, judge
 
 EVALUATION: pytest.StashKey[Evaluation] = pytest.StashKey()
 UNANSWERED: pytest.StashKey[str] = pytest.StashKey()
+BROKEN = "nothing was asked, because some files could not be collected; correct them and run again"
 
 
 @dataclass
@@ -173,10 +175,14 @@ class Session:
     def prepare(self, items: Sequence[pytest.Item], *, broken: bool) -> None:
         """Train what is missing and ask what is not known, once for all processes of the run.
 
-        `broken`: some files could not be collected.
+        If some files could not be collected (`broken`), nothing is trained or asked, unless pytest
+        is told to continue.
         """
         self.covered.items = len(self.selected(items))
         self.covered.broken = broken
+        if broken and not self.config.option.continue_on_collection_errors:
+            self.prepared = Prepared(errors=(BROKEN,))
+            return
         allow = not self.config.option.harness_no_train
         try:
             with _as_usage_error():
@@ -318,6 +324,7 @@ class Session:
             decision=decision,
             exit_status=status_after(exit_status, decision),
             arms=prepared.arms,
+            comparisons=judged.comparisons,
             verdicts=judged.verdicts,
             usage=prepared.usage,
             training=prepared.candidates,
@@ -439,7 +446,8 @@ def _narrowed(config: pytest.Config) -> bool:
 def _reason(report: pytest.TestReport) -> str:
     if isinstance(report.longrepr, tuple):
         return str(report.longrepr[2])
-    return str(report.longrepr).strip().splitlines()[-1] if report.longrepr else "it failed"
+    crash = getattr(report.longrepr, "reprcrash", None)
+    return first_line(crash.message if crash else str(report.longrepr)) or "it failed"
 
 
 def _versions(*names: str) -> dict[str, str]:

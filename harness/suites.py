@@ -56,6 +56,9 @@ def load_suite(path: Path, where: str, marker: Any, root: Path) -> Suite:
             f"{where}: pytest.mark.cases does not know {unknown}; "
             "it takes few_shot, shots and validation"
         )
+    for key, value in (("few_shot", few_shot), ("validation", validation)):
+        if value is not None and not isinstance(value, str):
+            raise HarnessError(f"{where}: {key} = {value!r} is no path of a JSONL file")
     name = suite_name(path)
     examples = load_few_shot(root / few_shot, root) if few_shot else ()
     numbers = _numbers(shots, len(examples), where)
@@ -73,6 +76,8 @@ def load_suite(path: Path, where: str, marker: Any, root: Path) -> Suite:
 
 def _numbers(shots: int | Sequence[int] | None, available: int, where: str) -> tuple[int, ...]:
     numbers = (available if shots is None else shots,) if not isinstance(shots, Sequence) else shots
+    if not numbers:
+        raise HarnessError(f"{where}: shots is empty; give a number, or several to choose from")
     for number in numbers:
         if not isinstance(number, int) or not 0 <= number <= available:
             raise HarnessError(f"{where}: shots = {number!r}, but there are {available} examples")

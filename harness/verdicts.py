@@ -26,6 +26,7 @@ from harness.records import (
 class Judgement:
     """What the results say; `mistakes` are the user's (exit status 4), `errors` make it 6."""
 
+    comparisons: tuple[Comparison, ...]
     verdicts: tuple[Verdict, ...]
     cases: tuple[CaseResult, ...]
     labels: tuple[LabelTable, ...]
@@ -56,9 +57,9 @@ def judge(
     try:
         return _judged(settings, arms, results, complete)
     except HarnessError as problem:
-        return Judgement((), (), (), mistakes=(str(problem),))
+        return Judgement((), (), (), (), mistakes=(str(problem),))
     except EvidenceError as problem:
-        return Judgement((), (), (), errors=(str(problem),))
+        return Judgement((), (), (), (), errors=(str(problem),))
 
 
 def _judged(
@@ -84,6 +85,7 @@ def _judged(
     if not complete:
         errors.append(_not_evaluated(results))
     return Judgement(
+        comparisons=tuple(compared),
         verdicts=tuple(verdicts) if complete else (),
         cases=outcome.case_results(results, scores, baseline),
         labels=outcome.label_tables(scores),
@@ -118,6 +120,11 @@ def _mistakes(
 ) -> list[str]:
     mistakes = list(dict.fromkeys(result.mistake for result in results if result.mistake))
     recorded = ", ".join(sorted({one.metric for one in compared})) or "none"
+    mistakes += [
+        f"{metric} is recorded twice for one case, in {' and '.join(tests)}; "
+        "give one of the two another name: the check by name=, an assertion by its test's name"
+        for metric, tests in outcome.recorded_twice(results).items()
+    ]
     mistakes += [
         f"pyproject.toml: tool.harness.gates.{key}: no test recorded such a metric; "
         f"recorded: {recorded}"

@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, as_completed
+from contextlib import suppress
 from dataclasses import replace
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from queue import Empty, SimpleQueue
+from threading import Thread
 from typing import Any
 
 from harness.records import HarnessError, ModelSpec, Reply, Request
@@ -17,6 +20,7 @@ from harness.records import HarnessError, ModelSpec, Reply, Request
 THREADS = 8
 
 Function = Callable[[list[dict[str, Any]]], Any]
+_Job = tuple[Future[Reply], Function, Request]
 
 
 class Provider:
@@ -34,20 +38,17 @@ class Provider:
 
     def ask(self, batches: Sequence[Sequence[Request]]) -> Iterator[dict[str, Reply]]:
         """Yield each reply as it comes."""
-        functions = {
-            request.model.target: _function(request.model) for batch in batches for request in batch
-        }
-        pool = ThreadPoolExecutor(THREADS)
+        requests = [request for batch in batches for request in batch]
+        functions = {request.model.target: _function(request.model) for request in requests}
+        jobs: list[_Job] = [(Future(), functions[one.model.target], one) for one in requests]
+        keys = {future: request.key for future, _, request in jobs}
+        _start(jobs)
         try:
-            asked: dict[Future[Reply], str] = {
-                pool.submit(_call, functions[request.model.target], request): request.key
-                for batch in batches
-                for request in batch
-            }
-            for done in as_completed(asked):
-                yield {asked[done]: done.result()}
+            for done in as_completed(keys):
+                yield {keys[done]: done.result()}
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            for future in keys:
+                future.cancel()
 
     def close(self) -> None:
         """Nothing stays open."""
@@ -88,6 +89,30 @@ def _unknown(spec: ModelSpec, problem: object) -> HarnessError:
         f"the model {spec.name!r} ({spec.spec}) cannot be imported: {problem}; install its "
         "package, or run `python -m pytest` in the folder that holds it"
     )
+
+
+def _start(jobs: Sequence[_Job]) -> None:
+    waiting: SimpleQueue[_Job] = SimpleQueue()
+    for job in jobs:
+        waiting.put(job)
+    for _ in range(min(THREADS, len(jobs))):
+        # Daemons: a run that is interrupted does not wait for the calls in flight.
+        Thread(target=_work, args=(waiting,), daemon=True).start()
+
+
+def _work(waiting: SimpleQueue[_Job]) -> None:
+    with suppress(Empty):
+        while True:
+            future, function, request = waiting.get_nowait()
+            if future.set_running_or_notify_cancel():
+                _answer(future, function, request)
+
+
+def _answer(future: Future[Reply], function: Function, request: Request) -> None:
+    try:
+        future.set_result(_call(function, request))
+    except BaseException as problem:  # an exit belongs to the thread that waits for the reply
+        future.set_exception(problem)
 
 
 def _call(function: Function, request: Request) -> Reply:

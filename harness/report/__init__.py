@@ -13,7 +13,7 @@ def write(run: Run, directory: Path) -> Path:
     """Write the report of `run` and return its folder, `directory`/<run id>.
 
     It holds `index.html`, `results.json` and `summary.md`; `directory`/latest points to it.
-    Nothing is written unless all three can be made, and each file appears whole.
+    Nothing is written unless all three can be made, and the folder appears whole.
     """
     from harness.report import html, markdown, results
 
@@ -23,17 +23,14 @@ def write(run: Run, directory: Path) -> Path:
         "index.html": html.page(run),
     }
     folder = directory / run.run_id
-    folder.mkdir(parents=True, exist_ok=True)
+    temporary = _beside(folder)
+    temporary.mkdir(parents=True, exist_ok=True)
     for name, text in files.items():
-        _write(folder / name, text)
+        (temporary / name).write_bytes(text.encode("utf-8"))
+    _remove(folder)
+    os.replace(temporary, folder)
     _point(directory / "latest", folder)
     return folder
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = _beside(path)
-    temporary.write_bytes(text.encode("utf-8"))
-    os.replace(temporary, path)
 
 
 def _beside(path: Path) -> Path:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.models import Models
@@ -115,6 +115,7 @@ conversations = st.lists(
 calls = st.tuples(specs, identities, conversations, st.integers(0, 1))
 
 
+@settings(deadline=None)
 @given(calls, calls)
 def test_calls_share_a_key_exactly_if_they_are_the_same_call(one: Any, other: Any) -> None:
     def decisive(call: Any) -> Any:
@@ -124,12 +125,14 @@ def test_calls_share_a_key_exactly_if_they_are_the_same_call(one: Any, other: An
     assert (request_key(*one) == request_key(*other)) == (decisive(one) == decisive(other))
 
 
+@settings(deadline=None)
 @given(calls, st.sampled_from(["adapter", "weights", "kernel"]))
 def test_base_and_candidate_never_share_a_key(call: Any, changed: str) -> None:
     spec, identity, messages, trial = call
     assert request_key(*call) != request_key(spec, identity | {changed: "c"}, messages, trial)
 
 
+@settings(deadline=None)
 @given(st.text(), texts)
 def test_names_and_labels_are_no_part_of_the_key(name: str, label: str) -> None:
     replies = Replies(None, Asked())  # type: ignore[arg-type]
@@ -239,6 +242,14 @@ def test_batches_are_cut_over_the_whole_plan_and_not_over_what_is_missing(path: 
     lengths = [len(text) for batch in fresh.batches for text in batch]
     assert lengths == sorted(lengths)
     assert max(map(len, fresh.batches)) == BATCH_ROWS
+
+
+def test_the_models_of_a_case_share_the_room_of_the_longest_prompt(path: Path) -> None:
+    shot = ({"role": "user", "content": "x" * 30_000},)
+    replies = Replies(Store(path), Asked())
+    texts = [str(number) for number in range(10)]
+    group = planned(replies, SPEC, texts) + planned(replies, replace(SPEC, few_shot=shot), texts)
+    assert [len(batch) for batch in batches(group)] == [4, 4, 4, 4, 2, 2]
 
 
 def test_long_prompts_make_small_batches(path: Path) -> None:

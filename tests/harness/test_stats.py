@@ -342,6 +342,15 @@ def test_swapped_models_swap_the_two_p_values_of_macro_f1() -> None:
     assert worse < better
 
 
+def test_wrong_answers_that_became_other_wrong_answers_count() -> None:
+    right: list[stats.LabelPair] = [("a", "a"), ("b", "b")] * 20
+    paired = stats.paired_labels(right + [("a", None)] * 10, right + [("a", "b")] * 10, range(50))
+    worse, better = paired.swap_test()
+    assert paired.difference < 0
+    assert worse < 0.01
+    assert better == 1.0
+
+
 def test_clusters_are_swapped_whole() -> None:
     before, after = _drawn_labels(40, 0.9, 0.5, seed=3)
     alone, _ = stats.paired_labels(before, after, range(40)).swap_test()

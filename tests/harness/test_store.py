@@ -66,7 +66,7 @@ def shared_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     store.close()
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(st.dictionaries(st.text(st.characters(exclude_categories=("Cs",))), replies, max_size=5))
 def test_any_reply_survives(shared_store: Store, given: dict[str, Reply]) -> None:
     shared_store.put_replies(given)
@@ -74,7 +74,7 @@ def test_any_reply_survives(shared_store: Store, given: dict[str, Reply]) -> Non
 
 
 def test_more_keys_than_sqlite_takes_at_once(store: Store) -> None:
-    given = {str(number): Reply(text=str(number)) for number in range(2500)}
+    given = {str(number): Reply(text=str(number)) for number in range(33_000)}
     store.put_replies(given)
     assert store.replies(given) == given
 

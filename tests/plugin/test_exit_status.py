@@ -229,10 +229,9 @@ def test_a_file_that_cannot_be_collected_asks_nothing(project, workers):
     project.write("evals/test_broken.py", "import nothing_of_this_name\n")
     project.settings(EXACT_90, base="half", cand="right")
     run = project.run(*workers, "--tb=no")
-    assert run.status in (1, 2)
-    assert run.status == 2 or workers
+    assert run.status == (6 if workers else 2), "xdist goes on with what it could collect"
     assert project.calls() == []
-    assert run.results == {}
+    assert not run.results or run.results["verdict"] == "undecidable"
 
 
 def test_without_a_candidate_absolute_gates_apply_to_the_base(project):

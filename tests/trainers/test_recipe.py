@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from harness.config import CandidateSettings
@@ -258,6 +258,8 @@ def test_the_size_of_a_base_is_read_from_its_files(tiny_base: Path, tmp_path: Pa
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=20)
+@example(0)
+@example(4_095)
 @given(st.integers(0, 4_095))
 def test_a_large_file_is_hashed_by_samples_that_reach_both_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, position: int

@@ -21,9 +21,12 @@ from filelock import FileLock
 import trainers
 from harness.records import Candidate, EvidenceError, HarnessError
 from trainers import Event, TrainingError
+from trainers.local import encode
 from trainers.recipe import Recipe
 
 pytestmark = pytest.mark.slow
+
+ITEMS = ["kettle", "lamp", "chair", "phone", "radio"]
 
 DRIVER = """
 import sys
@@ -52,11 +55,13 @@ class Learned:
 @pytest.fixture(scope="module")
 def learned(tmp_path_factory: pytest.TempPathFactory, new_project: Any) -> Learned:
     project = new_project(tmp_path_factory.mktemp("learned"))
+    rows = [project.row(f"my {item} {n} is broken", item) for n, item in enumerate(ITEMS * 4)]
+    project.write("validation.jsonl", rows[:2])
     recipe = project.recipe(
-        project.tickets(20),
-        validation="train.jsonl",
-        epochs=24,
-        batch_size=4,
+        rows,
+        validation="validation.jsonl",
+        epochs=80,
+        batch_size=10,
         learning_rate=5e-3,
         rank=32,
         dropout=0,
@@ -141,7 +146,7 @@ def test_the_loss_falls_and_is_kept_step_by_step(learned: Learned) -> None:
 
 def test_the_validation_loss_is_measured_every_epoch(learned: Learned) -> None:
     epochs = [point.epoch for point in learned.candidate.losses if point.validation is not None]
-    assert epochs == pytest.approx(range(1, 25))
+    assert epochs == pytest.approx(range(1, 81))
 
 
 def test_progress_tells_what_happens_and_how_long_it_takes(learned: Learned) -> None:
@@ -215,32 +220,57 @@ def test_a_trained_candidate_is_loaded_without_a_child(
     assert trainers.find(learned.recipe, learned.home) == again
 
 
-@pytest.mark.parametrize("trainer", ["lora", "full"])
-def test_the_other_trainers_learn_too(project: Any, trainer: str) -> None:
-    recipe = project.recipe(project.tickets(20), trainer=trainer, epochs=10, learning_rate=5e-3)
+def test_full_fine_tuning_makes_a_whole_model(project: Any) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    recipe = project.recipe(project.tickets(20), trainer="full", epochs=10, learning_rate=5e-3)
     made = trainers.train(recipe, project.home)
-    assert (made.full, made.quantized) == (trainer == "full", False)
+    assert (made.full, made.quantized) == (True, False)
     assert made.losses[-1].train < 0.3 * made.losses[0].train
     assert not list(made.path.glob("*.bin")) + list(made.path.glob("*.pt"))
-    if made.full:
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-
-        assert AutoTokenizer.from_pretrained(made.path).chat_template
-        assert AutoModelForCausalLM.from_pretrained(made.path)
-        assert all(str(project.base) not in p.read_text() for p in made.path.glob("*.json"))
+    assert AutoTokenizer.from_pretrained(made.path).chat_template
+    assert AutoModelForCausalLM.from_pretrained(made.path)
+    assert all(str(project.base) not in path.read_text() for path in made.path.glob("*.json"))
 
 
 def test_the_best_state_by_validation_loss_is_kept(project: Any) -> None:
-    from safetensors.numpy import load_file
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     project.write("validation.jsonl", [project.row("hello", "I am a teapot, you know")])
-    settings = {"epochs": 4, "learning_rate": 0.05, "validation": "validation.jsonl"}
-    best = trainers.train(project.recipe(project.tickets(16), **settings), project.home)
-    losses = [point.validation for point in best.losses if point.validation is not None]
-    assert losses.index(min(losses)) < len(losses) - 1
-    last = trainers.train(project.recipe(**{**settings, "validation": None}), project.home)
-    kept, final = (load_file(one.path / "adapter_model.safetensors") for one in (best, last))
-    assert any((kept[name] != final[name]).any() for name in kept)
+    recipe = project.recipe(
+        project.tickets(20),
+        trainer="lora",
+        validation="validation.jsonl",
+        epochs=30,
+        batch_size=20,
+        learning_rate=0.02,
+        rank=32,
+    )
+    made = trainers.train(recipe, project.home)
+    losses = [point.validation for point in made.losses if point.validation is not None]
+    assert losses[-1] > 1.1 * min(losses)
+    base = AutoModelForCausalLM.from_pretrained(project.base, dtype=torch.float32)
+    model = PeftModel.from_pretrained(base, made.path).eval()
+    (example,) = encode(
+        recipe.data().validation, AutoTokenizer.from_pretrained(project.base), recipe.length
+    )
+    with torch.no_grad():
+        inputs = {"input_ids": [example.input_ids], "labels": [example.labels]}
+        kept = model(**{key: torch.tensor(value) for key, value in inputs.items()}).loss
+    assert kept.item() == pytest.approx(min(losses), rel=1e-3)
+
+
+def test_measuring_the_validation_loss_changes_nothing_else(project: Any) -> None:
+    # Where bitsandbytes packs weights on evaluation, gradients would be lost from then on.
+    project.write("validation.jsonl", project.tickets(2))
+    losses = []
+    for validation in (None, "validation.jsonl"):
+        recipe = project.recipe(project.tickets(16), validation=validation, epochs=4, dropout=0)
+        made = trainers.train(recipe, project.home)
+        losses.append([point.train for point in made.losses if point.train is not None])
+    assert losses[0] == losses[1]
 
 
 # ---------------------------------------------------------------- several processes
@@ -265,9 +295,14 @@ def test_a_killed_run_leaves_no_process_and_nothing_that_looks_finished(project:
         child = kill(process)
     assert eventually(lambda: is_gone(child))
     assert trainers.find(recipe, project.home) is None
-    again = trainers.train(recipe, project.home)
+    candidates, locks = project.home / "candidates", project.home / "locks"
+    for name in (".tmp-dead-1", ".tmp-alive-2"):
+        (candidates / name).mkdir()
+    with FileLock(locks / "alive.lock"):
+        again = trainers.train(recipe, project.home)
     assert not again.cached
-    assert [path.name for path in again.path.parent.iterdir()] == [recipe.fingerprint]
+    left = sorted(path.name for path in candidates.iterdir())
+    assert left == [".tmp-alive-2", recipe.fingerprint]
     undisturbed = trainers.train(recipe, project.root / "elsewhere")
     assert content(undisturbed.path) == content(again.path)
     assert undisturbed.losses == again.losses
@@ -281,20 +316,6 @@ def test_who_waits_for_another_training_ends_with_its_parent(project: Any) -> No
         wait_for(process, "waiting")
         child = kill(process)
         assert eventually(lambda: is_gone(child))
-
-
-def test_leftovers_of_other_killed_trainings_are_removed_unless_they_are_alive(
-    project: Any,
-) -> None:
-    candidates, locks = project.home / "candidates", project.home / "locks"
-    for name in (".tmp-dead-1", ".tmp-alive-2"):
-        (candidates / name).mkdir(parents=True)
-    locks.mkdir()
-    recipe = project.recipe(project.tickets(2), trainer="lora", epochs=1)
-    with FileLock(locks / "alive.lock"):
-        trainers.train(recipe, project.home)
-    left = sorted(path.name for path in candidates.iterdir())
-    assert left == [".tmp-alive-2", recipe.fingerprint]
 
 
 # ---------------------------------------------------------------- what goes wrong

@@ -4,6 +4,7 @@ Everything random comes from the `random.Random` that is handed in, so a seed fi
 What a text names is drawn while the text is written and remembered: labels are never parsed back.
 """
 
+import calendar
 import json
 import re
 import string
@@ -66,15 +67,23 @@ def _rows(path: Path) -> list[dict[str, Any]]:
 
 # ---------------------------------------------------------------------------- what texts name
 
+HEADS = (
+    "b", "bl", "br", "c", "ch", "d", "dr", "f", "fl", "g", "gr", "h", "j", "k", "kl", "l", "m",
+    "n", "p", "pl", "qu", "r", "s", "sh", "sk", "st", "t", "th", "tr", "v", "w", "z",
+)  # fmt: skip
+TAILS = (
+    "", "", "l", "n", "r", "s", "m", "ck", "nd", "rt", "x", "ff", "sk",
+)  # fmt: skip
+COLORS = (
+    "red", "blue", "black", "white", "green", "grey", "pink", "yellow", "beige", "navy", "silver",
+)  # fmt: skip
+
 
 def pseudo_word(rng: Random) -> str:
     """A word that is in no list, so that copying it cannot be memory."""
-    heads = "b bl br c ch d dr f fl g gr h j k kl l m n p pl qu r s sh sk st t th tr v w z".split()
-    tails = ["", "", "l", "n", "r", "s", "m", "ck", "nd", "rt", "x", "ff", "sk"]
     syllables = range(rng.choice((1, 2, 2, 2, 3)))
-    return "".join(rng.choice(heads) + rng.choice("aeiouaeioy") for _ in syllables) + rng.choice(
-        tails
-    )
+    word = "".join(rng.choice(HEADS) + rng.choice("aeiouaeioy") for _ in syllables)
+    return word + rng.choice(TAILS)
 
 
 def order_number(rng: Random) -> str:
@@ -144,7 +153,7 @@ def product_name(bank: Bank, rng: Random) -> str:
 
 def dressed(product: str, rng: Random) -> str:
     """The product with words around it that are no part of its label."""
-    color = rng.choice("red blue black white green grey pink yellow beige navy silver".split())
+    color = rng.choice(COLORS)
     brand = pseudo_word(rng).capitalize()
     size = rng.choice(
         ("XL", "small", "large", "size 38", "new", "second", "2-litre", "tall", "huge")
@@ -166,8 +175,7 @@ def dressed(product: str, rng: Random) -> str:
 
 def date(rng: Random) -> str:
     """A calendar date in one of the ways people write it."""
-    months = "January February March April May June July August September October November December"
-    day, month = rng.randint(1, 28), rng.choice(months.split())
+    day, month = rng.randint(1, 28), rng.choice(calendar.month_name[1:])
     number = rng.randint(1, 12)
     return rng.choice(
         (
@@ -227,9 +235,7 @@ class Slots:
             "product": lambda: product_name(self.bank, rng),
             "amount": lambda: amount(rng),
             "date": lambda: date(rng),
-            "day": lambda: rng.choice(
-                "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
-            ),
+            "day": lambda: rng.choice(calendar.day_name),
             "time": lambda: clock(rng),
             "city": lambda: rng.choice(lines["cities"]),
             "shop": lambda: rng.choice(lines["shops"]),

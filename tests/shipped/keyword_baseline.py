@@ -5,17 +5,24 @@ import re
 from pathlib import Path
 
 CATEGORIES = {
-    "billing": r"charg|invoice|refund|paid|pay(ment|ing)?\b|bill|price|coupon|discount|voucher|debit",
+    "billing": r"charg|invoice|refund|paid|pay(ment|ing)?\b|bill|price|coupon|discount|voucher"
+    r"|debit",
     "delivery": r"deliver|parcel|package|courier|track|arriv|shipp?|postman|driver|depot|address",
     "account": r"password|log ?in|sign ?in|account|e-?mail|profile|newsletter|username",
-    "defect": r"broke|broken|crack|leak|stopped|does ?n.?t work|defect|faulty|torn|smell|rattl|fell",
+    "defect": r"broke|broken|crack|leak|stopped|does ?n.?t work|defect|faulty|torn|smell|rattl"
+    r"|fell",
     "question": r"\?|do you|can i|could you tell|is it|which|how",
 }
 URGENT = r"urgent|asap|today|tonight|tomorrow|immediately|right now|emergency|smoke|spark|burn"
 RELAXED = r"no (rush|hurry)|whenever|take your time|just (to|wanted to) (say|let)|for (your )?info"
-ORDER = r"(?:order|ord|ref)\.?\s*(?:no\.?|number|nr\.?)?\s*[#:]?\s*([A-Z0-9][A-Z0-9/-]*\d[A-Z0-9/-]*)"
+ORDER = (
+    r"(?:order|ord|ref)\.?\s*(?:no\.?|number|nr\.?)?\s*[#:]?\s*([A-Z0-9][A-Z0-9/-]*\d[A-Z0-9/-]*)"
+)
 NUMBER = r"#?\b([A-Z]{0,3}-?\d[A-Z0-9/-]{3,})\b"
-NAME = r"(?:this is|my name is|name's|i am|i'm|regards,?|thanks,?|cheers,?|yours,?)\s+([A-Z]\w+(?: [A-Z]\w+)?)"
+NAME = (
+    r"(?:this is|my name is|name's|i am|i'm|regards,?|thanks,?|cheers,?|yours,?)"
+    r"\s+([A-Z]\w+(?: [A-Z]\w+)?)"
+)
 LAST_NAME = r"(?:[.!?\n,-]\s*)([A-Z][\w'-]+(?: [A-Z][\w'-]+)?)\s*$"
 PRODUCT = r"\b(?:my|the|your|a|an|this)\s+([a-z]+(?: [a-z]+)?)\b"
 

@@ -1,0 +1,306 @@
+"""What is wrong is said in one sentence with its place; nothing is trained, nothing is green."""
+
+from __future__ import annotations
+
+import pytest
+
+MARKED = 'import pytest\n\npytestmark = pytest.mark.cases({})\n\n\ndef test_it(score):\n    {}\n'
+RECIPE = """
+[tool.harness.candidates.cand]
+trainer = "qlora"
+train = "data/train.jsonl"
+"""
+WITHOUT_TORCH = "import sys\n\nsys.modules['torch'] = None\n"
+
+
+def _suite(arguments: str = '"data/demo.jsonl"', body: str = "score.exact()") -> str:
+    return MARKED.format(arguments, body)
+
+
+def _refused(project, *arguments, status: int = 4) -> list[str]:
+    """Run; return the sentences, each of which was told once."""
+    run = project.run(*arguments)
+    assert run.status == status, run.text
+    assert len(set(run.errors)) == len(run.errors)
+    assert status != 4 or run.results == {}
+    return run.errors
+
+
+def _tell(errors: list[str], *wanted: str) -> None:
+    """Every wanted beginning belongs to a sentence of its own, and no sentence is left over."""
+    assert len(errors) == len(wanted), errors
+    for beginning in wanted:
+        assert any(error.startswith(beginning) for error in errors), (beginning, errors)
+
+
+def test_every_wrong_file_and_marker_is_told(project, workers):
+    """All at once: each of them ends the run on its own, and none hides another."""
+    project.write("data/empty.jsonl", "\n")
+    project.write("data/bad.jsonl", '{"messages": [{"role": "user", "content": "a"}]}\n{"messages"\n')
+    project.rows("data/double.jsonl", [_row("one", "same"), _row("two", "same")])
+    project.rows("data/shot.jsonl", [_row("one", "a")])
+    suites = {
+        "empty": _suite('"data/empty.jsonl"'),
+        "missing": _suite('"data/nowhere.jsonl"'),
+        "bad": _suite('"data/bad.jsonl"'),
+        "double": _suite('"data/double.jsonl"'),
+        "nothing": _suite(""),
+        "number": _suite("3"),
+        "unknown": _suite('"data/demo.jsonl", shot=3'),
+        "too_many": _suite('"data/demo.jsonl", few_shot="data/shot.jsonl", shots=2'),
+        "none": _suite('"data/demo.jsonl", few_shot="data/shot.jsonl", shots=[]'),
+        "no_path": _suite('"data/demo.jsonl", few_shot=5'),
+        "choice": _suite('"data/demo.jsonl", few_shot="data/shot.jsonl", shots=[0, 1]'),
+        "unmarked": "def test_it(reply):\n    assert reply.text\n",
+        "two_sets": _suite() + '\n\n@pytest.mark.cases("data/shot.jsonl")\ndef test_b(score):\n    pass\n',
+    }
+    for name, text in suites.items():
+        project.write(f"evals/test_{name}.py", text)
+    project.write("evals/deeper/test_demo.py", _suite())
+    project.settings(base="half", cand="right")
+    errors = _refused(project, *workers)
+    _tell(
+        errors,
+        "data/empty.jsonl: the file is empty",
+        "data/nowhere.jsonl: there is no such file",
+        "data/bad.jsonl:2: the line is no valid JSON",
+        "data/double.jsonl:2: the id 'same' stands in line 1 already",
+        "evals/test_nothing.py::test_it: pytest.mark.cases takes one path",
+        "evals/test_number.py::test_it: pytest.mark.cases takes one path",
+        "evals/test_unknown.py::test_it: pytest.mark.cases does not know shot",
+        "evals/test_too_many.py::test_it: shots = 2, but there are 1 examples",
+        "evals/test_none.py::test_it: shots is empty",
+        "evals/test_no_path.py::test_it: few_shot = 5 is no path",
+        "evals/test_choice.py::test_it: to choose among (0, 1) shots, give validation",
+        "evals/test_unmarked.py:1: case, model, reply and score belong to",
+        "evals/test_two_sets.py: it has two different pytest.mark.cases",
+        "evals/test_demo.py::test_exact: ",
+    )
+    assert project.calls() == []
+
+
+def test_fixtures_without_cases_end_the_run_alone(project):
+    project.write("evals/test_demo.py", "def test_it(score):\n    score.exact()\n")
+    project.settings(base="half", cand="right")
+    _tell(_refused(project), "evals/test_demo.py:1: case, model, reply and score belong to")
+
+
+SETTINGS = {
+    "unknown keys": (
+        '[tool.harness]\nbaze = "x"\n[tool.harness.gates]\nexact_match = { at_leest = 1 }\n',
+        ("tool.harness.baze: there is no such key", "tool.harness.gates.exact_match.at_leest"),
+    ),
+    "two rules": (
+        "[tool.harness.gates]\nexact_match = { at_least = 1, margin = 0.1 }\n",
+        ("tool.harness.gates.exact_match: a gate is exactly one of",),
+    ),
+    "half a recipe": (
+        '[tool.harness.candidates.cand]\ntrainer = "qlora"\n',
+        ("tool.harness.candidates.cand: a candidate needs `trainer` and `train`",),
+    ),
+    "unknown candidate": (
+        '[tool.harness.candidates.cand]\nmodel = "tickets"\n',
+        ("tool.harness.candidates.cand.model: 'tickets' is no provider:name",),
+    ),
+    "unknown provider": (
+        '[tool.harness.candidates.cand]\nmodel = "opneai:gpt"\n',
+        ("'cand'", "no provider 'opneai'", "bundled, local, openai, python"),
+    ),
+    "unknown function": (
+        '[tool.harness.candidates.cand]\nmodel = "python:stub_models:nowhere"\n',
+        ("'cand'", "nowhere"),
+    ),
+    "bad template": (
+        '[tool.harness]\nbase = "asked"\n[tool.harness.models.asked]\n'
+        'model = "python:stub_models:right"\ntemplate = "{{ question }}"\n',
+        ("template", "question"),
+    ),
+    "no settings": ("[tool]\nharness = 3\n", ("tool.harness",)),
+    "no toml": ("[tool.harness\n", ("pyproject.toml",)),
+}
+
+
+@pytest.mark.parametrize(("toml", "wanted"), SETTINGS.values(), ids=SETTINGS)
+def test_wrong_settings_are_told_with_their_key(project, toml, wanted):
+    project.pyproject(toml)
+    [error] = _refused(project)
+    for words in wanted:
+        assert words in error
+    assert project.calls() == []
+
+
+def test_wrong_models_are_told_under_workers_too(project):
+    project.pyproject(SETTINGS["unknown function"][0])
+    [error] = _refused(project, "-n", "2")
+    assert "nowhere" in error
+
+
+def test_a_gate_on_a_metric_that_no_test_records_is_told(project, workers):
+    project.settings(
+        '[tool.harness.gates]\n"demo.exakt_match" = { at_least = 0.9 }\nother = { margin = 0.1 }\n',
+        base="half",
+        cand="right",
+    )
+    _tell(
+        _refused(project, *workers),
+        "pyproject.toml: tool.harness.gates.demo.exakt_match: no test recorded such a metric",
+        "pyproject.toml: tool.harness.gates.other: no test recorded such a metric",
+    )
+
+
+def test_wrong_checks_are_told(project, workers):
+    project.write("data/no_schema.json", '{"type": "objekt"}')
+    project.write(
+        "evals/test_demo.py",
+        """
+import pytest
+
+pytestmark = pytest.mark.cases("data/demo.jsonl")
+
+
+def test_no_schema(score):
+    score.json_schema("data/no_schema.json")
+
+
+def test_missing_schema(score):
+    score.json_schema("data/nowhere.json")
+
+
+def test_twice(score):
+    score.exact()
+    score.exact()
+
+
+def test_no_number(score):
+    score.record("odd", 2)
+""",
+    )
+    project.settings(base="half", cand="right")
+    _tell(
+        _refused(project, *workers),
+        "data/no_schema.json",
+        "data/nowhere.json",
+        "test_twice of the suite demo: the metric demo.exact_match is recorded twice",
+        "test_no_number of the suite demo: score.record('odd', 2)",
+    )
+
+
+def test_a_metric_of_two_tests_is_told(project):
+    project.write(
+        "evals/test_demo.py",
+        _suite() + "\n\ndef test_again(score):\n    score.exact(ignore_case=True)\n",
+    )
+    project.settings(base="half", cand="right")
+    [error] = _refused(project)
+    assert "demo.exact_match" in error
+    assert "test_it" in error
+    assert "test_again" in error
+    assert "name=" in error
+
+
+@pytest.mark.parametrize(
+    ("check", "status", "words"),
+    [
+        ('score.record("size", 1, high=len(case.id))', 4, "differing ranges"),
+        ('score.exact(ignore_case=model.name == "cand")', 6, "different checks"),
+    ],
+    ids=["differing ranges", "different checks"],
+)
+def test_scores_that_cannot_be_compared_are_told(project, check, status, words):
+    text = _suite(body=check).replace("test_it(score)", "test_it(score, case, model)")
+    project.write("evals/test_demo.py", text)
+    project.settings(base="half", cand="right")
+    run = project.run()
+    assert run.status == status
+    assert words in " ".join(run.text.split())
+
+
+def test_a_case_in_the_training_data_is_told_before_anything_is_trained(project, workers):
+    project.rows("data/train.jsonl", [_row("something else"), _row("  Is it  7")])
+    project.settings(RECIPE, base="bundled:pocket")
+    _tell(
+        _refused(project, *workers),
+        "data/train.jsonl:2: this training row is also the evaluation case 'c7' "
+        "at data/demo.jsonl:8",
+    )
+    assert not (project.root / ".harness/candidates").exists()
+
+
+def test_a_wrong_training_file_is_told(project):
+    project.settings(RECIPE, base="bundled:pocket")
+    _tell(_refused(project), "data/train.jsonl: there is no such file")
+    project.rows("data/train.jsonl", [{"messages": [{"role": "user", "content": "a"}]}])
+    _tell(_refused(project), "data/train.jsonl:1: the last message is no assistant's")
+    project.rows("data/train.jsonl", [_row("fine")])
+    project.settings(RECIPE, base="half")
+    [error] = _refused(project)
+    assert "tool.harness.candidates.cand" in error
+    assert "python:stub_models:half" in error
+
+
+def test_a_missing_extra_is_told(project, workers):
+    project.write("sitecustomize.py", WITHOUT_TORCH)
+    project.rows("data/train.jsonl", [_row("something else")])
+    project.settings(RECIPE, base="bundled:pocket")
+    [error] = _refused(project, *workers)
+    assert "pip install 'pytest-finetune[local]'" in error
+    assert "torch" in error
+    if not workers:
+        project.settings(base="bundled:pocket")
+        [error] = _refused(project)
+        assert "pip install 'pytest-finetune[local]'" in error
+
+
+def test_a_candidate_that_may_not_be_trained_is_undecidable(project):
+    project.rows("data/train.jsonl", [_row("something else")])
+    project.write("evals/test_demo.py", "")
+    project.rows("data/one.jsonl", [_row("is it 1")])
+    project.write("evals/test_one.py", _suite('"data/one.jsonl"'))
+    project.settings(
+        f'baseline = "python:stub_models:half"\n{RECIPE}base = "bundled:pocket"\n',
+        base="bundled:pocket",
+    )
+    run = project.run("--harness-no-train")
+    assert run.status == 6
+    assert "run: harness train cand" in " ".join(run.results["errors"])
+    assert run.results["verdict"] == "undecidable"
+
+
+def test_a_damaged_candidate_is_undecidable(project):
+    project.rows("data/train.jsonl", [_row("something else")])
+    project.rows("data/demo.jsonl", [_row("is it 1")])
+    project.settings(
+        f'baseline = "python:stub_models:half"\n{RECIPE}base = "bundled:pocket"\n',
+        base="bundled:pocket",
+    )
+    from harness.config import load
+    from trainers.recipe import resolve
+
+    settings = load(project.root)
+    recipe = resolve("cand", settings.candidates["cand"], settings.base, project.root)
+    project.write(f".harness/candidates/{recipe.fingerprint}/candidate.json", "{")
+    run = project.run()
+    assert run.status == 6
+    error = run.results["errors"][0]
+    assert "the candidate cand is damaged" in error
+    assert recipe.fingerprint in error
+    assert "delete" in error
+    plan = project.run("--harness-plan")
+    assert plan.status == 0
+    assert "is damaged" in plan.text
+
+
+def test_a_damaged_store_is_undecidable(project, workers):
+    project.write(".harness/store.sqlite", "this is no database, " * 500)
+    project.settings(base="half", cand="right")
+    run = project.run(*workers)
+    assert run.status == 6
+    [error] = [error for error in run.results["errors"] if "the store is damaged" in error]
+    assert ".harness/store.sqlite" in error
+    assert "delete it to start" in error
+    assert run.results["verdict"] == "undecidable"
+
+
+def _row(text, id_=None):
+    messages = [{"role": "user", "content": text}, {"role": "assistant", "content": "yes"}]
+    return {"id": id_ or text.strip(), "messages": messages}

@@ -1,0 +1,130 @@
+"""What one item shows: a score is no failure, and every check runs."""
+
+from __future__ import annotations
+
+CHECKS = """
+import pytest
+
+pytestmark = pytest.mark.cases("data/demo.jsonl")
+
+
+def test_checks(score, reply):
+    score.exact()
+    score.contains("yes")
+    assert reply.text == "yes", "it said no"
+
+
+def test_knows_pytests_own_tools(reply, case):
+    with pytest.raises(AssertionError, match="no JSON"):
+        reply.json()
+    assert len(case.text) == pytest.approx(7, abs=1)
+
+
+@pytest.mark.guard
+def test_guarded(score, reply):
+    score.exact(name="guarded_exact")
+    assert reply.text == "yes"
+"""
+
+
+def test_each_status_has_its_letter_and_its_count(project):
+    project.rows("data/demo.jsonl", [_row(number) for number in range(4)])
+    project.settings(base="half", cand="quarter")
+    run = project.run()
+    assert run.status == 0, "four cases are too few to fail by statistics"
+    assert any(line.startswith("evals/test_demo.py ....u.+R") for line in run.lines)
+    assert run.counts == {"passed": 5, "held": 1, "improved": 1, "unsolved": 1, "regressed": 1}
+    verbose = project.run("-v").text
+    for word in ("HELD", "IMPROVED", "UNSOLVED", "REGRESSED"):
+        assert verbose.count(f" {word} ") == 1
+    statuses = {case["id"]: case["status"]["cand"] for case in run.results["cases"]}
+    assert statuses == {
+        "c0": {"demo.exact_match": "unsolved"},
+        "c1": {"demo.exact_match": "held"},
+        "c2": {"demo.exact_match": "improved"},
+        "c3": {"demo.exact_match": "regressed"},
+    }
+
+
+def _row(number):
+    question = {"role": "user", "content": f"is it {number}"}
+    return {"id": f"c{number}", "messages": [question, {"role": "assistant", "content": "yes"}]}
+
+
+def test_statuses_do_not_depend_on_the_order_of_items(project):
+    project.settings(base="half", cand="right")
+    run = project.run("-p", "randomly")
+    assert run.status == 0
+    assert run.counts == {"passed": 25, "held": 12, "improved": 12}
+
+
+def test_a_failing_assertion_is_a_score_and_every_check_runs(project):
+    project.write("evals/test_demo.py", CHECKS)
+    project.settings(base="right", cand="half")
+    run = project.run()
+    assert run.status == 1
+    assert run.counts["failed"] == 5, "only gates fail"
+    assert "AssertionError" not in run.text
+    means = {m["metric"]: (m["baseline_mean"], m["candidate_mean"]) for m in run.results["metrics"]}
+    assert means == {
+        "demo.exact_match": (1.0, 0.5),
+        "demo.contains": (1.0, 0.5),
+        "demo.checks": (1.0, 0.5),
+        "demo.knows_pytests_own_tools": (1.0, 1.0),
+        "demo.guarded": (1.0, 0.5),
+        "demo.guarded_exact": (1.0, 0.5),
+    }
+    rules = {metric["metric"]: metric["rule"] for metric in run.results["metrics"]}
+    assert rules["demo.guarded"] == rules["demo.guarded_exact"] == "max_regressions = 0"
+    assert rules["demo.checks"] == "must not regress"
+
+
+def test_an_error_is_shown_as_a_failure_whatever_was_scored_before(project):
+    project.write(
+        "evals/test_demo.py",
+        """
+import pytest
+
+pytestmark = pytest.mark.cases("data/demo.jsonl")
+
+
+def test_exact(score, model, case):
+    score.exact()
+    if model.name == "cand" and case.id == "c3":
+        raise KeyError("lost")
+""",
+    )
+    project.settings(base="right", cand="right")
+    run = project.run()
+    assert run.status == 6
+    assert run.counts["failed"] == 1
+    assert "FAILED evals/test_demo.py::test_exact[c3-cand] - KeyError: 'lost'" in run.text
+
+
+def test_async_tests_are_scored_alike(project):
+    project.write(
+        "evals/test_demo.py",
+        """
+import pytest
+
+pytestmark = [pytest.mark.cases("data/demo.jsonl"), pytest.mark.asyncio]
+
+
+async def test_says_yes(reply):
+    assert reply.text == "yes"
+""",
+    )
+    project.settings(base="half", cand="right")
+    run = project.run("-p", "asyncio")
+    assert run.status == 0
+    assert run.verdicts == {"demo.says_yes[cand]": "improved"}
+    assert run.metric("demo.says_yes")["baseline_mean"] == 0.5
+
+
+def test_hostile_replies_reach_neither_the_terminal_nor_break_the_run(project):
+    project.settings(base="half", cand="hostile")
+    run = project.run()
+    assert run.status == 1
+    assert not set("\x1b\x00\u202e") & set(run.text)
+    page = (project.root / "reports/latest/index.html").read_text()
+    assert "<script>alert" not in page
