@@ -18,13 +18,17 @@ from typing import Any
 from banking77_project import DATA, Project, Sample, draw
 
 INTENTS, TRAIN, VALIDATION = 10, 1_500, 100
-RECIPE: Mapping[str, object] = {"rank": 32, "epochs": 5}
+EPOCHS = 5
+RECIPE = {"rank": 32, "epochs": EPOCHS}
 RIGHT, BETTER, CHANCE = 0.65, 0.40, 0.001
 
 
 @dataclass(frozen=True)
 class Figures:
-    """What the table shows: results.json's metrics by name, p of the difference, the training."""
+    """What the table shows, out of `results.json` (metrics by name) and the report.
+
+    `p` is two-sided, of the difference in right answers.
+    """
 
     metrics: Mapping[str, Mapping[str, Any]]
     usage: Mapping[str, Mapping[str, Any]]
@@ -91,22 +95,20 @@ def _missed(figures: Figures, exit_status: int) -> list[str]:
 
 def _table(sample: Sample, figures: Figures) -> list[str]:
     accuracy = figures.accuracy
-    f1 = figures.metrics["intents.intent_macro_f1"]
-    forgiving = figures.metrics["intents.field_accuracy_unfenced"]
     known, known_f1 = _linear_model(sample)
     low, high = (100 * bound for bound in accuracy["interval"])
     seconds = figures.training["seconds"]
-    pace = len(sample.train) * float(str(RECIPE["epochs"])) / seconds
+    pace = len(sample.train) * EPOCHS / seconds
     rows = [
-        _row("base, best few-shot prompt", accuracy, forgiving, f1, "baseline_mean"),
-        _row("candidate, no examples", accuracy, forgiving, f1, "candidate_mean"),
+        _row("base, best few-shot prompt", figures, "baseline"),
+        _row("candidate, no examples", figures, "candidate"),
         f"{'TF-IDF + logistic regression':<30}{known:>8.1%}{'':>12}{known_f1:>10.3f}",
     ]
     return [
         f"Banking77, the {len(sample.intents)} most frequent intents: {len(sample.train):,} rows "
         f"to train on, {len(sample.test)} to test",
         "",
-        f"{'':<30}{'right':>8}{'forgiving':>12}{'macro-F1':>10}",
+        f"{'':<30}{'right':>8}{'forgiving':>12}{'macro-F1':>10}{'prompt tokens':>16}",
         *rows,
         f"{'difference':<30}{100 * accuracy['difference']:>+8.1f} points "
         f"[{low:+.1f}, {high:+.1f}], p = {figures.p:.1g} "
@@ -115,14 +117,13 @@ def _table(sample: Sample, figures: Figures) -> list[str]:
     ]
 
 
-def _row(
-    name: str,
-    accuracy: Mapping[str, Any],
-    forgiving: Mapping[str, Any],
-    f1: Mapping[str, Any],
-    arm: str,
-) -> str:
-    return f"{name:<30}{accuracy[arm]:>8.1%}{forgiving[arm]:>12.1%}{f1[arm]:>10.3f}"
+def _row(name: str, figures: Figures, arm: str) -> str:
+    right, forgiving, f1 = (
+        figures.metrics[f"intents.{metric}"][f"{arm}_mean"]
+        for metric in ("intent_accuracy", "field_accuracy_unfenced", "intent_macro_f1")
+    )
+    tokens = figures.usage[figures.accuracy[arm]]["prompt_tokens_mean"]
+    return f"{name:<30}{right:>8.1%}{forgiving:>12.1%}{f1:>10.3f}{tokens:>16.0f}"
 
 
 def _linear_model(sample: Sample) -> tuple[float, float]:

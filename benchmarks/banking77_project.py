@@ -24,9 +24,10 @@ DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "banking77"
 EXAMPLES = 5
 """Few-shot examples that the base may have."""
 
-INSTRUCTION = (
-    "What does the customer ask about? Answer with one JSON object: intent, which is one of {}."
-)
+INSTRUCTION = 'What does the customer ask about? Answer with JSON: {"intent": "..."}.'
+LISTING = f"{INSTRUCTION} The intent is one of: "
+"""The candidate learns the intents; the base is told them, and may see examples."""
+
 SUITE = """\
 import pytest
 
@@ -45,7 +46,12 @@ def test_intent(score):
 SETTINGS = """\
 [tool.harness]
 base = "bundled:pocket"
+baseline = "prompted"
 max_tokens = 64
+
+[tool.harness.models.prompted]
+model = "bundled:pocket"
+system = {system}
 
 [tool.harness.candidates.banking]
 trainer = "qlora"
@@ -148,7 +154,9 @@ class Project:
         rules = {f"intents.{metric}": rule for metric, rule in gates.items()}
         lines = [f'"{key}" = {{ {", ".join(_assignments(rule))} }}' for key, rule in rules.items()]
         settings = SETTINGS.format(
-            recipe="\n".join([*_assignments(recipe), ""]), gates="\n".join(lines)
+            system=json.dumps(LISTING + ", ".join(self.sample.intents) + "."),
+            recipe="\n".join([*_assignments(recipe), ""]),
+            gates="\n".join(lines),
         )
         self._put("pyproject.toml", settings)
 
@@ -178,7 +186,7 @@ class Project:
 
     def _row(self, question: Question) -> str:
         messages = [
-            {"role": "system", "content": INSTRUCTION.format(", ".join(self.sample.intents))},
+            {"role": "system", "content": INSTRUCTION},
             {"role": "user", "content": question.text},
             {"role": "assistant", "content": json.dumps({"intent": question.intent})},
         ]

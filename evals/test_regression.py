@@ -2,14 +2,12 @@
 
 import pytest
 
-pytestmark = [
-    pytest.mark.cases(
-        "datasets/regression.jsonl", few_shot="datasets/tickets/few_shot.jsonl", shots=3
-    ),
-    pytest.mark.guard,
-]
+pytestmark = pytest.mark.cases(
+    "datasets/regression.jsonl", few_shot="datasets/tickets/few_shot.jsonl"
+)
 
 
+@pytest.mark.guard
 def test_answers_in_the_schema(score):
     score.json_schema("datasets/tickets/schema.json")
 

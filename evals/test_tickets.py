@@ -13,5 +13,5 @@ pytestmark = pytest.mark.cases(
 def test_ticket(score):
     score.json_schema("datasets/tickets/schema.json")
     score.fields()
-    score.label(field="category")
-    score.label(field="urgency")
+    score.label(["billing", "delivery", "defect", "account", "question"], field="category")
+    score.label(["low", "normal", "high"], field="urgency")

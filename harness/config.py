@@ -32,7 +32,8 @@ class _Table(BaseModel):
 class ModelSettings(_Table):
     """`[tool.harness.models.NAME]`: a model with its prompt and how it is asked.
 
-    `model` is `provider:target`, `adapter` the folder of a trained adapter on top of it; keys that are not named here belong to the provider.
+    `model` is `provider:target`, `adapter` the folder of a trained adapter on top of it; keys
+    that are not named here belong to the provider.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)

@@ -129,6 +129,13 @@ def macro_f1_metric(metric: str) -> str:
     return f"{stem}macro_f1" if stem[-1] in "._" else f"{stem}_macro_f1"
 
 
+def macro_f1_name(metric: str) -> str:
+    """`intents.accuracy` -> `intents.macro_f1`; other names get `_macro_f1` behind them."""
+    if metric.endswith("accuracy"):
+        return metric.removesuffix("accuracy") + "macro_f1"
+    return f"{metric}_macro_f1"
+
+
 def _series(metric: str, model: str, arms: Mapping[str, Mapping[str, Score]]) -> Series:
     return Series(metric, model, arms.get(model, {}))
 

@@ -45,7 +45,8 @@ def _sights(plan: Plan) -> Iterator[str]:
     candidates = [planned.arm.name for planned in plan.arms[1:]]
     for suite in plan.suites:
         count = len({item.case.id for item in plan.items if item.suite is suite})
-        yield f"{suite.name}: {count} cases; {_sight(plan, count) if candidates else 'no candidate'}"
+        sight = _sight(plan, count) if candidates else "no candidate to compare"
+        yield f"{suite.name}: {count} cases; {sight}"
 
 
 def _sight(plan: Plan, count: int) -> str:

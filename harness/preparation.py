@@ -136,9 +136,9 @@ class Plan:
         counts: Counter[str] = Counter()
         for planned in self.arms:
             name = planned.arm.name
+            shown = name == self.baseline.name
             distinct = {
-                (suite.name if name == self.baseline.name and suite.examples else "",)
-                + (prompting.text_of(case.messages),)
+                (suite.name if shown and suite.examples else "", prompting.text_of(case.messages))
                 for suite, case in self.cases(name)
             }
             counts[name] += len(distinct)
@@ -249,9 +249,7 @@ class Preparation:
         spec = replace(arm.spec, name=choosing(arm.name), few_shot=suite.few_shot(shots))
         return self._replies.plan(spec, case.messages, label=f"{suite.name}:{case.id}")
 
-    def _request(
-        self, arm: Arm, suite: Suite, messages: Sequence[Message], label: str
-    ) -> Request:
+    def _request(self, arm: Arm, suite: Suite, messages: Sequence[Message], label: str) -> Request:
         spec = arm.spec
         if arm.role is Role.BASELINE and suite.examples and not spec.few_shot:
             spec = replace(spec, few_shot=suite.few_shot(self._shots_of(suite)))
@@ -303,4 +301,3 @@ class Preparation:
                 f"{self._known[first.key].error}"
             )
         return errors
-

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol, TextIO
 
-INTERVAL_S = 5.0
+INTERVAL_S = 10.0
 
 
 class Update(Protocol):

@@ -93,6 +93,10 @@ def strict_json(text: str) -> Any:
     return value
 
 
+def _is_finite(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON")
 
@@ -255,6 +259,20 @@ class Reply:
     finish_reason: str | None = None
     tool_calls: tuple[Mapping[str, Any], ...] = ()
     error: str | None = None
+
+    def __post_init__(self) -> None:
+        counts = (self.prompt_tokens, self.completion_tokens)
+        numbers = (self.latency_s, self.cost_usd)
+        if not isinstance(self.text, str):
+            raise TypeError("a reply's text is a text")
+        if not all(isinstance(text, str | None) for text in (self.finish_reason, self.error)):
+            raise TypeError("a reply's finish_reason and error are texts")
+        if not all(isinstance(count, int | None) for count in counts):
+            raise TypeError("a reply's token counts are whole numbers")
+        if not all(number is None or _is_finite(number) for number in numbers):
+            raise TypeError("a reply's latency_s and cost_usd are finite numbers")
+        if not all(isinstance(call, Mapping) for call in self.tool_calls):
+            raise TypeError("a reply's tool_calls are objects")
 
     def json(self) -> Any:
         """Return the reply parsed as strict JSON; AssertionError (a score of 0) if it is none."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import secrets
 from collections.abc import Iterator, Sequence
@@ -412,7 +411,7 @@ def report_gate(config: pytest.Config, verdict: Verdict) -> None:
             keywords={},
             outcome="failed" if when == bad else "passed",
             longrepr=verdict.reason if when == bad else None,
-            when=when,  # type: ignore[arg-type]
+            when=when,
         )
         config.hook.pytest_runtest_logreport(report=report)
     _forget_failure(config, nodeid)

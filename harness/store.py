@@ -7,7 +7,6 @@ writers lose most of their writes to "database is locked".
 from __future__ import annotations
 
 import json
-import math
 import re
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,7 +14,6 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock
 
@@ -184,33 +182,13 @@ def _encoded(reply: Reply) -> str:
     return json.dumps(asdict(reply), allow_nan=False)
 
 
-_NUMBERS = ("latency_s", "cost_usd")
-_COUNTS = ("prompt_tokens", "completion_tokens")
-_TEXTS = ("finish_reason", "error")
-
-
 def _decoded(value: object) -> Reply | None:
     """Return the reply in a stored value, or None if the value is damaged."""
     try:
         table = json.loads(value)  # type: ignore[arg-type]
-        reply = Reply(**{**table, "tool_calls": tuple(table["tool_calls"])})
+        return Reply(**{**table, "tool_calls": tuple(table["tool_calls"])})
     except (ValueError, TypeError, KeyError, RecursionError):
         return None
-    return reply if _is_sound(reply) else None
-
-
-def _is_sound(reply: Reply) -> bool:
-    return (
-        isinstance(reply.text, str)
-        and all(_is_number(getattr(reply, name)) for name in _NUMBERS)
-        and all(isinstance(getattr(reply, name), int | None) for name in _COUNTS)
-        and all(isinstance(getattr(reply, name), str | None) for name in _TEXTS)
-        and all(isinstance(call, Mapping) for call in reply.tool_calls)
-    )
-
-
-def _is_number(value: Any) -> bool:
-    return value is None or (isinstance(value, int | float) and math.isfinite(value))
 
 
 def _refuse_network(path: Path) -> None:

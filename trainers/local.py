@@ -242,6 +242,7 @@ def _arguments(recipe: Recipe, folder: Path, *, cuda: bool, dtype: Any, validate
         use_cpu=not cuda,
         bf16=cuda,
         gradient_checkpointing=cuda,
+        train_sampling_strategy="group_by_length",
         eval_strategy="epoch" if validate else "no",
         save_strategy="no",
         logging_steps=1,

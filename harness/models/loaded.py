@@ -225,9 +225,11 @@ def _import_libraries(*, offline: bool) -> None:
     # It complains where the hub's faster kernels are missing; its own are meant here.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
-        import peft  # noqa: F401
-        import torch
-        import transformers  # noqa: F401
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import peft  # noqa: F401
+            import torch
+            import transformers  # noqa: F401
     except ImportError as problem:
         raise HarnessError(
             f"local models need the extra: pip install 'pytest-finetune[local]' ({problem})"

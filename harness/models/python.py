@@ -15,7 +15,7 @@ from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any
 
-from harness.records import HarnessError, ModelSpec, Reply, Request
+from harness.records import HarnessError, ModelSpec, Reply, Request, canonical_json
 
 THREADS = 8
 
@@ -131,6 +131,7 @@ def _reply(value: Any) -> Reply:
         return Reply(text=value)
     if isinstance(value, dict):
         value = Reply(**value)
-    if isinstance(value, Reply) and isinstance(value.text, str):
+    if isinstance(value, Reply):
+        canonical_json([dict(call) for call in value.tool_calls])  # the store holds JSON
         return value
     raise TypeError(f"a model returns text, a Reply or a dict, not {type(value).__name__}")

@@ -91,6 +91,8 @@ def answer(
 def test_the_most_specific_rule_wins() -> None:
     rules = {key: Rule(key=key, margin=0.1) for key in ("tickets", "schema_match", METRIC)}
     assert find_rule(rules, METRIC).key == METRIC
+    del rules[METRIC]
+    assert find_rule(rules, METRIC).key == "schema_match"
     assert find_rule(rules, "general.schema_match").key == "schema_match"
     assert find_rule(rules, "tickets.field_accuracy").key == "tickets"
     assert find_rule(rules, "general.exact_match") == Rule()
@@ -247,6 +249,16 @@ def test_a_missing_label_is_tried_as_right_and_as_wrong() -> None:
     assert worst.baseline_mean == 1.0
     assert best.baseline_mean is not None
     assert best.baseline_mean < 1.0
+
+
+def test_a_case_that_nobody_labelled_counts_where_it_weighs_most() -> None:
+    pairs = [("common", "common")] * 98 + [("rare", "rare")] * 2
+    found = corpus_comparison(
+        labelled("base", [*pairs, None]), labelled("new", [*pairs, None]), {}, 0.05
+    )
+    worst, best = found.extremes
+    assert worst.difference == pytest.approx((0.8 - 1.0) / 2)
+    assert best.difference == pytest.approx((1.0 - 0.8) / 2)
 
 
 # Rules and verdicts
@@ -505,13 +517,6 @@ def wald_within_five_points(n: int, losses: int, wins: int) -> bool:
     difference = (wins - losses) / n
     se = math.sqrt(max(0.0, (losses + wins) / n - difference**2) / n)
     return difference - 1.645 * se > -0.05
-
-
-def percentile_bootstrap(n: int, losses: int, wins: int) -> bool:
-    """Whether the 95th percentile of the resampled mean (its normal limit) lies below zero."""
-    difference = (wins - losses) / n
-    se = math.sqrt(max(0.0, (losses + wins) / n - difference**2) / n)
-    return difference + 1.645 * se < 0
 
 
 @pytest.mark.parametrize(

@@ -331,6 +331,8 @@ def reply(messages): return Reply(text="r", prompt_tokens=7)
 def table(messages): return {"text": "t", "cost_usd": 0.1}
 def wrong(messages): return 3
 def typo(messages): return {"txt": "t"}
+def infinite(messages): return Reply(text="x", cost_usd=float("inf"))
+def unstorable(messages): return Reply(text="x", tool_calls=({"x": {1, 2}},))
 def broken(messages): raise KeyError("lost")
 value = 3
 """
@@ -354,6 +356,8 @@ def test_a_python_function_is_a_model(
     assert ask_python(path, "table").cost_usd == 0.1
     assert "not int" in str(ask_python(path, "wrong").error)
     assert "txt" in str(ask_python(path, "typo").error)
+    assert "finite" in str(ask_python(path, "infinite").error)
+    assert "set is not JSON" in str(ask_python(path, "unstorable").error)
     assert ask_python(path, "broken").error == "python:my_model:broken raised KeyError: 'lost'"
 
 

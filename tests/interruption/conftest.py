@@ -21,7 +21,7 @@ import pytest
 
 CASES = 24
 PACE_S = 0.15
-PATIENCE_S = 240
+PATIENCE_S = 600
 STUBS = """
 import os
 import time
@@ -75,7 +75,7 @@ trainer = "qlora"
 base = "local:BASE"
 train = "data/train.jsonl"
 validation = "data/validation.jsonl"
-epochs = 20
+epochs = 8
 """
 
 

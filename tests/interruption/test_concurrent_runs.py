@@ -22,9 +22,9 @@ def asked(results: dict[str, Any]) -> int:
     return sum(model["requests"] - model["cached"] for model in results["usage"].values())
 
 
-def test_two_runs_at_once_train_once_and_ask_each_request_once(projects: Any) -> None:
-    project = projects.new("twice", training=True)
-    runs = [project.start(), project.start()]
+def test_runs_and_workers_at_once_train_once_and_ask_each_request_once(projects: Any) -> None:
+    project = projects.new("at-once", training=True)
+    runs = [project.start(), project.start("-n", "2")]
     assert [run.wait() for run in runs] == [1, 1]
     first, second = project.all_results()
     assert sorted(results["training"][0]["cached"] for results in (first, second)) == [False, True]
@@ -34,14 +34,3 @@ def test_two_runs_at_once_train_once_and_ask_each_request_once(projects: Any) ->
     assert sorted([asked(first), asked(second)]) == [0, STUB_CALLS + TUNED_REQUESTS]
     assert first["metrics"] == second["metrics"]
     assert first["cases"] == second["cases"]
-
-
-def test_two_workers_train_once_and_ask_each_request_once(projects: Any) -> None:
-    project = projects.new("workers", training=True)
-    assert project.run("-n", "2") == 1
-    (results,) = project.all_results()
-    assert [training["cached"] for training in results["training"]] == [False]
-    assert trainings(project) == 1
-    assert set(project.calls().values()) == {1}
-    assert len(project.calls()) == STUB_CALLS
-    assert asked(results) == STUB_CALLS + TUNED_REQUESTS

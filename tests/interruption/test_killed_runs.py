@@ -44,10 +44,10 @@ class Kills:
     killed: list[Killed]
 
 
-def moments(seconds: float, count: int, seed: int) -> list[float]:
-    """One random moment in each of `count` equal parts of so many seconds."""
+def moments(count: int, seed: int) -> list[float]:
+    """One random moment in each of `count` equal parts of a run, as a share of its time."""
     draw = random.Random(seed)
-    return [seconds * (part + draw.random()) / count for part in range(count)]
+    return [(part + draw.random()) / count for part in range(count)]
 
 
 @pytest.fixture(scope="module", params=list(MOMENTS))
@@ -56,21 +56,20 @@ def kills(request: pytest.FixtureRequest, projects: Any) -> Kills:
     undisturbed = projects.new(phase, training=training)
     run = undisturbed.start()
     status, seconds = run.wait(), run.seconds()
-    drawn = moments(seconds, MOMENTS[phase], seed=2)
 
-    def killed(number: int) -> Killed:
-        return killed_at(drawn[number], projects, f"{phase}-{number}", training=training)
+    def killed(share: float) -> Killed:
+        return killed_at(share, seconds, projects, f"{phase}-{share:.4f}", training=training)
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        return Kills(undisturbed, status, list(pool.map(killed, range(len(drawn)))))
+        return Kills(undisturbed, status, list(pool.map(killed, moments(MOMENTS[phase], seed=2))))
 
 
-def killed_at(moment: float, projects: Any, name: str, *, training: bool) -> Killed:
-    """Kill a run so many seconds after its start, or earlier if it would be over by then."""
+def killed_at(share: float, seconds: float, projects: Any, name: str, *, training: bool) -> Killed:
+    """Kill a run after this share of the time that a run takes."""
     project = projects.new(name, training=training)
     run = project.start()
-    if not run.survives(moment):
-        return killed_at(0.9 * moment, projects, f"{name}-again", training=training)
+    if not run.survives(share * seconds):  # it was faster than the one that was measured
+        return killed_at(share, run.seconds(), projects, f"{name}-again", training=training)
     run.kill()
     half_done, before, calls = list(not_whole(project)), project.replies(), project.calls()
     status = project.run()

@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import jsonschema
 import pytest
+
+from harness.report.results import schema
 
 STUBS = '''
 import json
@@ -83,19 +86,6 @@ def test_exact(score):
 """
 
 
-def row(text: str, answer: str | None = "yes", **keys: Any) -> dict[str, Any]:
-    """One line of a JSONL file: a question and its answer."""
-    messages = [{"role": "user", "content": text}]
-    if answer is not None:
-        messages.append({"role": "assistant", "content": answer})
-    return {**keys, "messages": messages}
-
-
-def rows(count: int) -> list[dict[str, Any]]:
-    """Questions that the stub models tell apart by their number."""
-    return [row(f"is it {number}", id=f"c{number}") for number in range(count)]
-
-
 @dataclass(frozen=True)
 class Outcome:
     """What a pytest process ended with and left behind."""
@@ -130,7 +120,17 @@ class Project:
         self.root = pytester.path
         self.write("stub_models.py", STUBS)
         self.write("evals/test_demo.py", SUITE)
-        self.rows("data/demo.jsonl", rows(24))
+        self.rows("data/demo.jsonl", self.questions(24))
+
+    @staticmethod
+    def row(text: str, id_: str | None = None) -> dict[str, Any]:
+        """One line of a JSONL file: a question whose answer is yes."""
+        turns = [{"role": "user", "content": text}, {"role": "assistant", "content": "yes"}]
+        return {"id": id_ or text, "messages": turns}
+
+    def questions(self, count: int) -> list[dict[str, Any]]:
+        """Rows that the stub models tell apart by their number."""
+        return [self.row(f"is it {number}", f"c{number}") for number in range(count)]
 
     def write(self, path: str, text: str) -> Path:
         """Write a file of the project."""
@@ -168,22 +168,25 @@ class Project:
             patch.chdir(self.root / folder)
             done = self._pytester.runpytest_subprocess(*workers, *arguments)
         text = f"{done.stdout}\n{done.stderr}"
-        assert "Traceback" not in text
-        assert "INTERNALERROR" not in text
-        latest = self._latest()
-        path = self.root / "reports" / "latest" / "results.json"
-        fresh = latest is not None and latest != before
+        assert "Traceback" not in text, text
+        assert "INTERNALERROR" not in text, text
+        results = self._results() if self._latest() != before else {}
+        _refuse_contradictions(results, int(done.ret))
         return Outcome(
             status=int(done.ret),
             text=text,
             lines=[*done.outlines, *done.errlines],
             counts=_counts(done.outlines),
-            results=json.loads(path.read_text()) if fresh else {},
+            results=results,
         )
 
     def _latest(self) -> str | None:
         latest = self.root / "reports" / "latest"
         return str(latest.readlink()) if latest.is_symlink() else None
+
+    def _results(self) -> dict[str, Any]:
+        text = (self.root / "reports/latest/results.json").read_text("utf-8")
+        return dict(json.loads(text))
 
     def calls(self) -> list[tuple[str, str]]:
         """Return (stub, last user message) of every call so far, in no meaningful order."""
@@ -209,13 +212,21 @@ class Project:
         }
 
 
+def _refuse_contradictions(results: Mapping[str, Any], status: int) -> None:
+    """What every results.json keeps to: its schema, and the word of the process."""
+    if results:
+        jsonschema.validate(results, schema())
+        assert results["exit_status"] == status
+        assert status in {"pass": (0, 1), "fail": (1,), "undecidable": (6,)}[results["verdict"]]
+
+
 def _counts(lines: Sequence[str]) -> dict[str, int]:
     """Read pytest's last line: `2 failed, 22 passed in 0.1s`."""
-    ends = [line for line in lines if re.search(r" in \d+\.\d+s", line)]
-    return {word: int(n) for n, word in re.findall(r"(\d+) ([a-z]+)", ends[-1].split(" in ")[0])} if ends else {}
+    ends = [line.split(" in ")[0] for line in lines if re.search(r" in \d+\.\d+s", line)]
+    return {word: int(n) for n, word in re.findall(r"(\d+) ([a-z]+)", ends[-1])} if ends else {}
 
 
-@pytest.fixture()
+@pytest.fixture
 def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Project:
     """An empty project; other plugins than ours are off, which saves half of the time."""
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-MARKED = 'import pytest\n\npytestmark = pytest.mark.cases({})\n\n\ndef test_it(score):\n    {}\n'
+from harness.config import load
+from trainers.recipe import resolve
+
+MARKED = "import pytest\n\npytestmark = pytest.mark.cases({})\n\n\ndef test_it(score):\n    {}\n"
 RECIPE = """
 [tool.harness.candidates.cand]
 trainer = "qlora"
 train = "data/train.jsonl"
 """
+HALF = '[tool.harness]\nbase = "python:stub_models:half"\n'
+RECIPE_FROM_ANOTHER_BASE = f'baseline = "python:stub_models:half"\n{RECIPE}'
 WITHOUT_TORCH = "import sys\n\nsys.modules['torch'] = None\n"
 
 
@@ -36,9 +41,11 @@ def _tell(errors: list[str], *wanted: str) -> None:
 def test_every_wrong_file_and_marker_is_told(project, workers):
     """All at once: each of them ends the run on its own, and none hides another."""
     project.write("data/empty.jsonl", "\n")
-    project.write("data/bad.jsonl", '{"messages": [{"role": "user", "content": "a"}]}\n{"messages"\n')
-    project.rows("data/double.jsonl", [_row("one", "same"), _row("two", "same")])
-    project.rows("data/shot.jsonl", [_row("one", "a")])
+    project.write(
+        "data/bad.jsonl", '{"messages": [{"role": "user", "content": "a"}]}\n{"messages"\n'
+    )
+    project.rows("data/double.jsonl", [project.row("one", "same"), project.row("two", "same")])
+    project.rows("data/shot.jsonl", [project.row("one", "a")])
     suites = {
         "empty": _suite('"data/empty.jsonl"'),
         "missing": _suite('"data/nowhere.jsonl"'),
@@ -52,7 +59,8 @@ def test_every_wrong_file_and_marker_is_told(project, workers):
         "no_path": _suite('"data/demo.jsonl", few_shot=5'),
         "choice": _suite('"data/demo.jsonl", few_shot="data/shot.jsonl", shots=[0, 1]'),
         "unmarked": "def test_it(reply):\n    assert reply.text\n",
-        "two_sets": _suite() + '\n\n@pytest.mark.cases("data/shot.jsonl")\ndef test_b(score):\n    pass\n',
+        "two_sets": _suite()
+        + '\n\n@pytest.mark.cases("data/shot.jsonl")\ndef test_b(score):\n    pass\n',
     }
     for name, text in suites.items():
         project.write(f"evals/test_{name}.py", text)
@@ -86,28 +94,27 @@ def test_fixtures_without_cases_end_the_run_alone(project):
 
 
 SETTINGS = {
-    "unknown keys": (
-        '[tool.harness]\nbaze = "x"\n[tool.harness.gates]\nexact_match = { at_leest = 1 }\n',
-        ("tool.harness.baze: there is no such key", "tool.harness.gates.exact_match.at_leest"),
-    ),
-    "two rules": (
-        "[tool.harness.gates]\nexact_match = { at_least = 1, margin = 0.1 }\n",
-        ("tool.harness.gates.exact_match: a gate is exactly one of",),
-    ),
-    "half a recipe": (
+    "keys": (
+        '[tool.harness]\nbaze = "x"\n[tool.harness.gates]\nexact_match = { at_leest = 1 }\n'
+        "contains = { at_least = 1, margin = 0.1 }\n"
         '[tool.harness.candidates.cand]\ntrainer = "qlora"\n',
-        ("tool.harness.candidates.cand: a candidate needs `trainer` and `train`",),
+        (
+            "tool.harness.baze: there is no such key",
+            "tool.harness.gates.exact_match.at_leest: there is no such key",
+            "tool.harness.gates.contains: a gate is exactly one of",
+            "tool.harness.candidates.cand: a candidate needs `trainer` and `train`",
+        ),
     ),
     "unknown candidate": (
-        '[tool.harness.candidates.cand]\nmodel = "tickets"\n',
+        f'{HALF}[tool.harness.candidates.cand]\nmodel = "tickets"\n',
         ("tool.harness.candidates.cand.model: 'tickets' is no provider:name",),
     ),
     "unknown provider": (
-        '[tool.harness.candidates.cand]\nmodel = "opneai:gpt"\n',
+        f'{HALF}[tool.harness.candidates.cand]\nmodel = "opneai:gpt"\n',
         ("'cand'", "no provider 'opneai'", "bundled, local, openai, python"),
     ),
     "unknown function": (
-        '[tool.harness.candidates.cand]\nmodel = "python:stub_models:nowhere"\n',
+        f'{HALF}[tool.harness.candidates.cand]\nmodel = "python:stub_models:nowhere"\n',
         ("'cand'", "nowhere"),
     ),
     "bad template": (
@@ -115,7 +122,10 @@ SETTINGS = {
         'model = "python:stub_models:right"\ntemplate = "{{ question }}"\n',
         ("template", "question"),
     ),
-    "no settings": ("[tool]\nharness = 3\n", ("tool.harness",)),
+    "base that cannot be trained": (
+        f"{HALF}{RECIPE}",
+        ("tool.harness.candidates.cand", "'python:stub_models:half'"),
+    ),
     "no toml": ("[tool.harness\n", ("pyproject.toml",)),
 }
 
@@ -129,26 +139,13 @@ def test_wrong_settings_are_told_with_their_key(project, toml, wanted):
     assert project.calls() == []
 
 
-def test_wrong_models_are_told_under_workers_too(project):
+def test_what_only_workers_find_out_is_told(project):
     project.pyproject(SETTINGS["unknown function"][0])
     [error] = _refused(project, "-n", "2")
     assert "nowhere" in error
 
 
-def test_a_gate_on_a_metric_that_no_test_records_is_told(project, workers):
-    project.settings(
-        '[tool.harness.gates]\n"demo.exakt_match" = { at_least = 0.9 }\nother = { margin = 0.1 }\n',
-        base="half",
-        cand="right",
-    )
-    _tell(
-        _refused(project, *workers),
-        "pyproject.toml: tool.harness.gates.demo.exakt_match: no test recorded such a metric",
-        "pyproject.toml: tool.harness.gates.other: no test recorded such a metric",
-    )
-
-
-def test_wrong_checks_are_told(project, workers):
+def test_wrong_checks_and_gates_are_told(project, workers):
     project.write("data/no_schema.json", '{"type": "objekt"}')
     project.write(
         "evals/test_demo.py",
@@ -173,29 +170,28 @@ def test_twice(score):
 
 def test_no_number(score):
     score.record("odd", 2)
+
+
+def test_contains(score):
+    score.contains()
+
+
+def test_contains_too(score):
+    score.contains(ignore_case=True)
 """,
     )
-    project.settings(base="half", cand="right")
+    gates = '"demo.exakt_match" = { at_least = 0.9 }\nother = { margin = 0.1 }\n'
+    project.settings(f"[tool.harness.gates]\n{gates}", base="half", cand="right")
     _tell(
         _refused(project, *workers),
         "data/no_schema.json",
         "data/nowhere.json",
         "test_twice of the suite demo: the metric demo.exact_match is recorded twice",
         "test_no_number of the suite demo: score.record('odd', 2)",
+        "demo.contains is recorded twice for one case, in test_contains and test_contains_too",
+        "pyproject.toml: tool.harness.gates.demo.exakt_match: no test recorded such a metric",
+        "pyproject.toml: tool.harness.gates.other: no test recorded such a metric",
     )
-
-
-def test_a_metric_of_two_tests_is_told(project):
-    project.write(
-        "evals/test_demo.py",
-        _suite() + "\n\ndef test_again(score):\n    score.exact(ignore_case=True)\n",
-    )
-    project.settings(base="half", cand="right")
-    [error] = _refused(project)
-    assert "demo.exact_match" in error
-    assert "test_it" in error
-    assert "test_again" in error
-    assert "name=" in error
 
 
 @pytest.mark.parametrize(
@@ -216,7 +212,7 @@ def test_scores_that_cannot_be_compared_are_told(project, check, status, words):
 
 
 def test_a_case_in_the_training_data_is_told_before_anything_is_trained(project, workers):
-    project.rows("data/train.jsonl", [_row("something else"), _row("  Is it  7")])
+    project.rows("data/train.jsonl", [project.row("something else"), project.row("  Is it  7")])
     project.settings(RECIPE, base="bundled:pocket")
     _tell(
         _refused(project, *workers),
@@ -226,40 +222,20 @@ def test_a_case_in_the_training_data_is_told_before_anything_is_trained(project,
     assert not (project.root / ".harness/candidates").exists()
 
 
-def test_a_wrong_training_file_is_told(project):
-    project.settings(RECIPE, base="bundled:pocket")
-    _tell(_refused(project), "data/train.jsonl: there is no such file")
-    project.rows("data/train.jsonl", [{"messages": [{"role": "user", "content": "a"}]}])
-    _tell(_refused(project), "data/train.jsonl:1: the last message is no assistant's")
-    project.rows("data/train.jsonl", [_row("fine")])
-    project.settings(RECIPE, base="half")
-    [error] = _refused(project)
-    assert "tool.harness.candidates.cand" in error
-    assert "python:stub_models:half" in error
-
-
-def test_a_missing_extra_is_told(project, workers):
+@pytest.mark.parametrize("recipe", [RECIPE, ""], ids=["to train", "to ask"])
+def test_a_missing_extra_is_told(project, recipe):
     project.write("sitecustomize.py", WITHOUT_TORCH)
-    project.rows("data/train.jsonl", [_row("something else")])
-    project.settings(RECIPE, base="bundled:pocket")
-    [error] = _refused(project, *workers)
+    project.rows("data/train.jsonl", [project.row("something else")])
+    project.settings(recipe, base="bundled:pocket")
+    [error] = _refused(project)
     assert "pip install 'pytest-finetune[local]'" in error
     assert "torch" in error
-    if not workers:
-        project.settings(base="bundled:pocket")
-        [error] = _refused(project)
-        assert "pip install 'pytest-finetune[local]'" in error
 
 
 def test_a_candidate_that_may_not_be_trained_is_undecidable(project):
-    project.rows("data/train.jsonl", [_row("something else")])
-    project.write("evals/test_demo.py", "")
-    project.rows("data/one.jsonl", [_row("is it 1")])
-    project.write("evals/test_one.py", _suite('"data/one.jsonl"'))
-    project.settings(
-        f'baseline = "python:stub_models:half"\n{RECIPE}base = "bundled:pocket"\n',
-        base="bundled:pocket",
-    )
+    project.rows("data/train.jsonl", [project.row("something else")])
+    project.rows("data/demo.jsonl", project.questions(1))
+    project.settings(RECIPE_FROM_ANOTHER_BASE, base="bundled:pocket")
     run = project.run("--harness-no-train")
     assert run.status == 6
     assert "run: harness train cand" in " ".join(run.results["errors"])
@@ -267,15 +243,9 @@ def test_a_candidate_that_may_not_be_trained_is_undecidable(project):
 
 
 def test_a_damaged_candidate_is_undecidable(project):
-    project.rows("data/train.jsonl", [_row("something else")])
-    project.rows("data/demo.jsonl", [_row("is it 1")])
-    project.settings(
-        f'baseline = "python:stub_models:half"\n{RECIPE}base = "bundled:pocket"\n',
-        base="bundled:pocket",
-    )
-    from harness.config import load
-    from trainers.recipe import resolve
-
+    project.rows("data/train.jsonl", [project.row("something else")])
+    project.rows("data/demo.jsonl", project.questions(1))
+    project.settings(RECIPE_FROM_ANOTHER_BASE, base="bundled:pocket")
     settings = load(project.root)
     recipe = resolve("cand", settings.candidates["cand"], settings.base, project.root)
     project.write(f".harness/candidates/{recipe.fingerprint}/candidate.json", "{")
@@ -299,8 +269,3 @@ def test_a_damaged_store_is_undecidable(project, workers):
     assert ".harness/store.sqlite" in error
     assert "delete it to start" in error
     assert run.results["verdict"] == "undecidable"
-
-
-def _row(text, id_=None):
-    messages = [{"role": "user", "content": text}, {"role": "assistant", "content": "yes"}]
-    return {"id": id_ or text.strip(), "messages": messages}

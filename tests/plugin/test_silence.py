@@ -66,7 +66,7 @@ sys.path.append({str(Path(pytest_finetune.__file__).parent)!r})
 RECIPE = '[tool.harness.candidates.cand]\ntrainer = "qlora"\ntrain = "data/demo.jsonl"\n'
 
 
-@pytest.fixture()
+@pytest.fixture
 def unrelated(project):
     for path in ("evals/test_demo.py", "data/demo.jsonl", "stub_models.py"):
         (project.root / path).unlink()
@@ -75,7 +75,7 @@ def unrelated(project):
     return project
 
 
-@pytest.fixture()
+@pytest.fixture
 def all_plugins(monkeypatch):
     """Load every plugin that is installed, ours among them, as a user's pytest does."""
     monkeypatch.delenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD")

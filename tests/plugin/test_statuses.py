@@ -28,15 +28,12 @@ def test_guarded(score, reply):
 
 
 def test_each_status_has_its_letter_and_its_count(project):
-    project.rows("data/demo.jsonl", [_row(number) for number in range(4)])
+    project.rows("data/demo.jsonl", project.questions(4))
     project.settings(base="half", cand="quarter")
     run = project.run()
     assert run.status == 0, "four cases are too few to fail by statistics"
     assert any(line.startswith("evals/test_demo.py ....u.+R") for line in run.lines)
     assert run.counts == {"passed": 5, "held": 1, "improved": 1, "unsolved": 1, "regressed": 1}
-    verbose = project.run("-v").text
-    for word in ("HELD", "IMPROVED", "UNSOLVED", "REGRESSED"):
-        assert verbose.count(f" {word} ") == 1
     statuses = {case["id"]: case["status"]["cand"] for case in run.results["cases"]}
     assert statuses == {
         "c0": {"demo.exact_match": "unsolved"},
@@ -46,16 +43,12 @@ def test_each_status_has_its_letter_and_its_count(project):
     }
 
 
-def _row(number):
-    question = {"role": "user", "content": f"is it {number}"}
-    return {"id": f"c{number}", "messages": [question, {"role": "assistant", "content": "yes"}]}
-
-
 def test_statuses_do_not_depend_on_the_order_of_items(project):
     project.settings(base="half", cand="right")
-    run = project.run("-p", "randomly")
+    run = project.run("-v", "-p", "randomly")
     assert run.status == 0
     assert run.counts == {"passed": 25, "held": 12, "improved": 12}
+    assert run.text.count("-cand] IMPROVED") == 12
 
 
 def test_a_failing_assertion_is_a_score_and_every_check_runs(project):
@@ -79,28 +72,6 @@ def test_a_failing_assertion_is_a_score_and_every_check_runs(project):
     assert rules["demo.checks"] == "must not regress"
 
 
-def test_an_error_is_shown_as_a_failure_whatever_was_scored_before(project):
-    project.write(
-        "evals/test_demo.py",
-        """
-import pytest
-
-pytestmark = pytest.mark.cases("data/demo.jsonl")
-
-
-def test_exact(score, model, case):
-    score.exact()
-    if model.name == "cand" and case.id == "c3":
-        raise KeyError("lost")
-""",
-    )
-    project.settings(base="right", cand="right")
-    run = project.run()
-    assert run.status == 6
-    assert run.counts["failed"] == 1
-    assert "FAILED evals/test_demo.py::test_exact[c3-cand] - KeyError: 'lost'" in run.text
-
-
 def test_async_tests_are_scored_alike(project):
     project.write(
         "evals/test_demo.py",
@@ -121,10 +92,10 @@ async def test_says_yes(reply):
     assert run.metric("demo.says_yes")["baseline_mean"] == 0.5
 
 
-def test_hostile_replies_reach_neither_the_terminal_nor_break_the_run(project):
+def test_hostile_replies_reach_neither_terminal_nor_page(project):
     project.settings(base="half", cand="hostile")
     run = project.run()
     assert run.status == 1
     assert not set("\x1b\x00\u202e") & set(run.text)
-    page = (project.root / "reports/latest/index.html").read_text()
+    page = (project.root / "reports/latest/index.html").read_text("utf-8")
     assert "<script>alert" not in page

@@ -126,8 +126,8 @@ def test_the_exit_status_follows_the_verdicts(first: Ran) -> None:
 @pytest.mark.slow
 def test_the_base_answers_with_its_best_number_of_examples(first: Ran) -> None:
     asked = {name: usage["requests"] for name, usage in first.results["usage"].items()}
-    assert asked == {"base": TEST, "banking": TEST, "base (choosing shots)": 4 * VALIDATION}
-    assert "intents: base is prompted with" in first.output
+    assert asked == {"prompted": TEST, "banking": TEST, "prompted (choosing shots)": 4 * VALIDATION}
+    assert "intents: prompted is prompted with" in first.output
 
 
 @pytest.mark.slow

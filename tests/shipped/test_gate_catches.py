@@ -119,7 +119,7 @@ def test_lost_general_skills_fail_the_run(project):
     project.write_rows(TRAIN, rows[:100])
     project.suites(general="")
     recipe = _recipe(project, validation=None, mix=None, epochs=12)
-    project.configure(candidates={"forgetful": recipe}, gates={"general": {"margin": 0.10}})
+    project.configure(candidates={"forgetful": recipe}, gates={"general.skill": {"margin": 0.10}})
     _fails_everywhere(project, "general.skill", "forgetful")
 
 
@@ -129,7 +129,7 @@ def test_the_base_itself_as_candidate_does_not_fail(project):
         baseline="before",
         models={"before": {"model": "bundled:pocket", "quantization": "nf4"}},
         candidates={"same": {"model": "before"}},
-        gates={"general": {"margin": 0.10}},
+        gates={"general.skill": {"margin": 0.10}},
     )
     run = project.run()
     assert run.status == 0, run.output + run.errors
@@ -143,7 +143,7 @@ def test_the_good_recipe_with_another_seed_does_not_fail_against_production(ship
         baseline="production",
         models={"production": shipped.production},
         candidates={"retrain": _recipe(project, seed=1)},
-        gates={"tickets.schema_match": {"at_least": 0.98}, "general": {"margin": 0.10}},
+        gates={"tickets.schema_match": {"at_least": 0.98}, "general.skill": {"margin": 0.10}},
     )
     run = project.run()
     assert run.status == 0, run.output + run.errors

@@ -149,10 +149,10 @@ def test_a_reply_too_deep_for_its_schema_does_not_match(tmp_path):
     ids=lambda text: repr(text)[:15],
 )
 def test_no_reply_takes_long(schema, hostile):
-    started = time.perf_counter()
+    started = time.process_time()
     match(hostile, schema)
     fields(case(GOOD), Reply(hostile))
-    assert time.perf_counter() - started < 5
+    assert time.process_time() - started < 5
 
 
 # ---------------------------------------------------------------------- schema files
