@@ -28,7 +28,9 @@ def collect_scores(results: Sequence[ItemResult]) -> Scores:
     """Return all scores of `results`, with the metrics of plain assertions."""
     asserting = _asserting(results)
     scores: dict[str, dict[str, dict[str, Score]]] = defaultdict(lambda: defaultdict(dict))
-    for result in results:
+    # In one order whatever order they came in: a metric that two tests record is a mistake, and
+    # until it is told both arms must be scored by the same of the two.
+    for result in sorted(results, key=lambda each: (each.suite, each.test, each.id, each.arm)):
         for score in _scores_of(result, asserting):
             scores[score.metric][result.arm][result.id] = score
     return scores

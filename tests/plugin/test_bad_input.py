@@ -113,10 +113,6 @@ SETTINGS = {
         f'{HALF}[tool.harness.candidates.cand]\nmodel = "opneai:gpt"\n',
         ("'cand'", "no provider 'opneai'", "bundled, local, openai, python"),
     ),
-    "unknown function": (
-        f'{HALF}[tool.harness.candidates.cand]\nmodel = "python:stub_models:nowhere"\n',
-        ("'cand'", "nowhere"),
-    ),
     "bad template": (
         '[tool.harness]\nbase = "asked"\n[tool.harness.models.asked]\n'
         'model = "python:stub_models:right"\ntemplate = "{{ question }}"\n',
@@ -139,9 +135,12 @@ def test_wrong_settings_are_told_with_their_key(project, toml, wanted):
     assert project.calls() == []
 
 
-def test_what_only_workers_find_out_is_told(project):
-    project.pyproject(SETTINGS["unknown function"][0])
-    [error] = _refused(project, "-n", "2")
+def test_a_function_that_is_not_there_is_told(project, workers):
+    project.pyproject(
+        f'{HALF}[tool.harness.candidates.cand]\nmodel = "python:stub_models:nowhere"\n'
+    )
+    [error] = _refused(project, *workers)
+    assert "'cand'" in error
     assert "nowhere" in error
 
 
