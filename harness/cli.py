@@ -30,18 +30,19 @@ def train(
     """Train a candidate, unless it is trained already, and say where it is."""
     import trainers
     from harness import progress, prompting
+    from harness.arms import planned_arms
     from harness.config import load
-    from trainers.recipe import resolve
+    from harness.preparation import Plan
 
     root = _project_root(Path.cwd())
     settings = load(root)
-    candidate = settings.candidates.get(name)
-    if candidate is None or candidate.model is not None:
-        known = ", ".join(n for n, c in settings.candidates.items() if c.model is None) or "none"
+    recipes = Plan(settings, root, planned_arms(settings, root), ()).recipes
+    if name not in recipes:
+        known = ", ".join(recipes) or "none"
         raise HarnessError(
             f"pyproject.toml: tool.harness.candidates: no recipe {name!r}; there: {known}"
         )
-    recipe = resolve(name, candidate, settings.base, root)
+    recipe = recipes[name]
     with progress.task(f"training {name}") as update:
         made = trainers.train(recipe, root / settings.store, prompting.shown(update))
     how = "was trained already" if made.cached else f"trained in {made.seconds:.0f} s"

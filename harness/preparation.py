@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from harness import prompting
 from harness.arms import PlannedArm, sharing_one_base, with_artefact
-from harness.config import Settings
+from harness.config import CandidateSettings, Settings
 from harness.evaluation import CaseItem
 from harness.progress import Update
 from harness.records import (
@@ -92,15 +92,20 @@ class Plan:
             HarnessError: a recipe or its data is wrong, or the data holds a case of a suite.
 
         """
-        from trainers.recipe import resolve
-
         return {
-            planned.arm.name: resolve(
-                planned.arm.name, planned.recipe, self.settings.base, self.root
-            )
+            planned.arm.name: self._recipe(planned.arm.name, planned.recipe)
             for planned in self.arms
             if planned.recipe
         }
+
+    def _recipe(self, name: str, candidate: CandidateSettings) -> Recipe:
+        from trainers.recipe import resolve
+
+        base, revision = candidate.base or self.settings.base, None
+        if table := self.settings.models.get(base):
+            base, revision = table.model, table.revision
+        alone = candidate.model_copy(update={"base": None})
+        return resolve(name, alone, base, self.root, revision)
 
     def refuse_leaks(self) -> None:
         """Raise HarnessError if a training row is also a case of a suite."""

@@ -157,19 +157,22 @@ def _path(text: str | None) -> Path | None:
     return Path(text) if text is not None else None
 
 
-def resolve(name: str, settings: CandidateSettings, base: str, root: Path) -> Recipe:
+def resolve(
+    name: str, settings: CandidateSettings, base: str, root: Path, revision: str | None = None
+) -> Recipe:
     """Return the recipe of the candidate `name`, choosing what `settings` leaves open.
 
-    `base` is the model spec to start from unless `settings.base` names another; paths are
-    relative to `root`. The choices are those of practitioners' guides, by the number of rows;
-    a small base takes a higher rate, and trains its embeddings where its vocabulary is small.
+    `base` is the model spec to start from, at `revision` of its hub repository, unless
+    `settings.base` names another; paths are relative to `root`. The choices are those of
+    practitioners' guides, by the number of rows; a small base takes a higher rate, and trains its
+    embeddings where its vocabulary is small.
 
     Raises:
         HarnessError: the settings, the base or the data are wrong.
 
     """
     _refuse_contradictions(name, settings)
-    start = find_base(settings.base or base, root)
+    start = find_base(settings.base or base, root, revision)
     train = root / _named(settings.train)
     validation = root / settings.validation if settings.validation else None
     mix = Mix(root / settings.mix.path, settings.mix.share) if settings.mix else None
