@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from harness import gate, outcome
 from harness.arms import PlannedArm
@@ -55,11 +55,12 @@ def judge(
     `complete` says whether the run covered all items of the suites: of a part, nothing is gated.
     """
     try:
-        return _judged(settings, arms, results, complete)
+        judged = _judged(settings, arms, results, complete)
     except HarnessError as problem:
-        return Judgement((), (), (), (), mistakes=(str(problem),))
+        judged = Judgement((), (), (), (), mistakes=(str(problem),))
     except EvidenceError as problem:
-        return Judgement((), (), (), (), errors=(str(problem),))
+        judged = Judgement((), (), (), (), errors=(str(problem),))
+    return replace(judged, mistakes=(*_mistakes_of_tests(results), *judged.mistakes))
 
 
 def _judged(
@@ -90,7 +91,7 @@ def _judged(
         cases=outcome.case_results(results, scores, baseline),
         labels=outcome.label_tables(scores),
         errors=tuple(errors),
-        mistakes=tuple(_mistakes(results, unused if complete and not errors else [], compared)),
+        mistakes=tuple(_wrong_gates(unused, compared) if complete and not errors else ()),
     )
 
 
@@ -115,19 +116,19 @@ def _not_evaluated(results: Sequence[ItemResult]) -> str:
     )
 
 
-def _mistakes(
-    results: Sequence[ItemResult], unused: Sequence[str], compared: Sequence[Comparison]
-) -> list[str]:
-    mistakes = list(dict.fromkeys(result.mistake for result in results if result.mistake))
-    recorded = ", ".join(sorted({one.metric for one in compared})) or "none"
-    mistakes += [
+def _mistakes_of_tests(results: Sequence[ItemResult]) -> list[str]:
+    twice = [
         f"{metric} is recorded twice for one case, in {' and '.join(tests)}; "
         "give one of the two another name: the check by name=, an assertion by its test's name"
         for metric, tests in outcome.recorded_twice(results).items()
     ]
-    mistakes += [
+    return list(dict.fromkeys([*(result.mistake for result in results if result.mistake), *twice]))
+
+
+def _wrong_gates(unused: Sequence[str], compared: Sequence[Comparison]) -> list[str]:
+    recorded = ", ".join(sorted({one.metric for one in compared})) or "none"
+    return [
         f"pyproject.toml: tool.harness.gates.{key}: no test recorded such a metric; "
         f"recorded: {recorded}"
         for key in unused
     ]
-    return mistakes

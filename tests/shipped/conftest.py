@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 import tomllib
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -180,11 +182,16 @@ def _fingerprint(project: Project) -> str:
 
 
 def _reuse(project: Project) -> None:
-    """Take over the candidate that `make evals` trained in this checkout, if it is the same."""
-    name = _fingerprint(project)
-    trained = REPO / ".harness" / "candidates" / name
-    if trained.is_dir():
-        shutil.copytree(trained, project.home / "candidates" / name)
+    """Take over what `make evals` trained and asked in this checkout, where it is the same."""
+    made, home = REPO / ".harness", project.home
+    trained = Path("candidates", _fingerprint(project))
+    if (made / trained).is_dir() and (made / "store.sqlite").is_file():
+        shutil.copytree(made / trained, home / trained)
+        with (
+            closing(sqlite3.connect(made / "store.sqlite")) as theirs,
+            closing(sqlite3.connect(home / "store.sqlite")) as ours,
+        ):
+            theirs.backup(ours)
 
 
 @pytest.fixture(scope="session")
