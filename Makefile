@@ -2,13 +2,16 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: evals test check bench format
+.PHONY: evals test slow check bench format
 
 evals: $(INSTALLED)
 	$(BIN)/pytest evals/
 
 test: $(INSTALLED)
-	$(BIN)/pytest tests/
+	$(BIN)/pytest tests/ -m "not slow"
+
+slow: $(INSTALLED)
+	$(BIN)/pytest tests/ -m slow
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -46,12 +46,16 @@ def right(messages):
     return _said("right", messages, "yes")
 """
 SUITE = """
+import os
+import time
+
 import pytest
 
 pytestmark = pytest.mark.cases("data/demo.jsonl")
 
 
 def test_answer(score, reply):
+    time.sleep(float(os.environ["SCORING_S"]))
     score.exact()
     assert reply.text
 """
@@ -178,13 +182,14 @@ class Project:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
 
-    def start(self, *options: str, pace_s: float = PACE_S) -> Running:
-        """Start `pytest evals/`; the stubs take `pace_s` for a reply."""
+    def start(self, *options: str, pace_s: float = PACE_S, scoring_s: float = 0) -> Running:
+        """Start `pytest evals/`; a stub takes `pace_s` to reply, a test `scoring_s` to score."""
         environment = {
             **os.environ,
             "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
             "OMP_NUM_THREADS": "1",
             "PACE_S": str(pace_s),
+            "SCORING_S": str(scoring_s),
         }
         environment.pop("PYTEST_ADDOPTS", None)
         plugins = ["-p", "xdist"] if "-n" in options else []

@@ -43,6 +43,16 @@ def test_ctrl_c_does_not_wait_for_the_calls_in_flight(projects: Any) -> None:
     assert run.wait() == INTERRUPTED
 
 
+def test_ctrl_c_while_scoring_decides_nothing(projects: Any) -> None:
+    project = projects.new("scoring")
+    run = project.start(scoring_s=0.5)
+    assert project.waits_for(lambda: "test_demo.py .." in project.output)
+    run.interrupt()
+    assert run.wait() == INTERRUPTED
+    assert len(project.replies()) == 48
+    decided_nothing(project)
+
+
 def test_ctrl_c_while_training_leaves_no_candidate_and_decides_nothing(projects: Any) -> None:
     project = projects.new("training", training=True)
     run = project.start()

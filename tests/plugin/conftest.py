@@ -17,6 +17,7 @@ from harness.report.results import schema
 
 STUBS = '''
 import json
+import time
 from pathlib import Path
 
 LOG = Path(__file__).with_name("calls.log")
@@ -50,6 +51,15 @@ def other_half(messages):
 
 def quarter(messages):
     return _said("quarter", messages, "yes" if _number(messages) % 4 in (1, 2) else "no")
+
+
+def slow(messages):
+    """Answer when two workers have begun (see the test), and then slowly."""
+    deadline = time.monotonic() + 20
+    while len(list(LOG.parent.glob("begun-*"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.2)
+    return _said("slow", messages, "yes")
 
 
 def unreachable_at_3(messages):

@@ -81,15 +81,24 @@ def test_editing_a_check_or_a_gate_asks_nothing_and_changes_the_verdict(project)
 
 
 def test_two_workers_ask_each_request_once(project):
-    project.settings(base="half", cand="right")
+    """Also where the second comes while the first is still asking."""
+    project.write(
+        "conftest.py",
+        "import os\nfrom pathlib import Path\n\n\n"
+        "def pytest_collection_finish(session):\n"
+        "    if worker := os.environ.get('PYTEST_XDIST_WORKER'):\n"
+        "        Path(f'begun-{worker}').touch()\n",
+    )
+    project.rows("data/demo.jsonl", project.questions(8))
+    project.settings(base="half", cand="slow")
     run = project.run("-n", "2")
     assert run.status == 0
     assert set(Counter(project.calls()).values()) == {1}
-    assert _asked_by(project) == {"half": 24, "right": 24}
+    assert _asked_by(project) == {"half": 8, "slow": 8}
     usage = run.results["usage"]
     assert {(name, u["requests"], u["cached"]) for name, u in usage.items()} == {
-        ("base", 24, 0),
-        ("cand", 24, 0),
+        ("base", 8, 0),
+        ("cand", 8, 0),
     }
 
 

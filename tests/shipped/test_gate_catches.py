@@ -33,6 +33,8 @@ def test_answers_in_the_schema(score):
     score.json_schema("datasets/tickets/schema.json")
 """
 TRAIN = "datasets/tickets/train.jsonl"
+SHORT = {"validation": None, "mix": None}
+"""What keeps a bad training short: nothing but its own rows."""
 
 Label = dict[str, Any]
 
@@ -93,7 +95,8 @@ def _recipe(project, **changes: Any) -> dict[str, Any]:
 def test_shuffled_labels_fail_the_run(shipped, project):
     assert shipped.first_run.status == 0
     _relabel(project, _shuffled)
-    recipe = _recipe(project, validation=None, epochs=2)
+    project.write_rows(TRAIN, project.rows(TRAIN)[:120])
+    recipe = _recipe(project, epochs=2, **SHORT)
     project.configure(candidates={"shuffled": recipe})
     first = _fails_everywhere(project, "tickets.field_accuracy", "shuffled")
     serial = project.run()
@@ -108,17 +111,16 @@ def test_a_fifth_of_one_fields_labels_corrupted_fails_against_production(shipped
     project.configure(
         baseline="production",
         models={"production": shipped.production},
-        candidates={"retrain": _recipe(project)},
+        candidates={"retrain": _recipe(project, epochs=1, **SHORT)},
         gates={},
     )
     _fails_everywhere(project, "tickets.category_accuracy", "retrain")
 
 
 def test_lost_general_skills_fail_the_run(project):
-    rows = project.rows(TRAIN)
-    project.write_rows(TRAIN, rows[:100])
+    project.write_rows(TRAIN, project.rows(TRAIN)[:60])
     project.suites(general="")
-    recipe = _recipe(project, validation=None, mix=None, epochs=12)
+    recipe = _recipe(project, epochs=5, learning_rate=5e-3, **SHORT)
     project.configure(candidates={"forgetful": recipe}, gates={"general.skill": {"margin": 0.10}})
     _fails_everywhere(project, "general.skill", "forgetful")
 
