@@ -129,7 +129,7 @@ def test_automatic_choices_for_a_small_base(project: Any) -> None:
 
 def test_automatic_choices_for_a_large_base(project: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     large = Base("local:org/large", "org/large", "c" * 40, "d" * 64)
-    monkeypatch.setattr("trainers.recipe.find_base", lambda spec, root: large)
+    monkeypatch.setattr("trainers.recipe.find_base", lambda spec, root, revision: large)
     recipe = project.recipe(project.tickets(20))
     assert recipe.learning_rate == 2e-4
     assert (recipe.batch_size, recipe.accumulation) == (4, 4)
