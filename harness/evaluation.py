@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from harness.records import Case, HarnessError, Message, Reply, Score
+from harness.scoring import first_line
 from harness.suites import Suite
 
 
@@ -136,9 +136,3 @@ def conversation(messages: Sequence[Message]) -> str:
     if len(turns) == 1:
         return str(turns[0]["content"])
     return "\n".join(f"{turn['role']}: {turn['content']}" for turn in turns)
-
-
-def first_line(text: str) -> str:
-    """Return the first line of `text` without control characters, at most 300 characters."""
-    line = next(iter(text.strip().splitlines()), "")
-    return re.sub(r"[\x00-\x1f\x7f-\x9f]", "", line)[:300]

@@ -11,6 +11,7 @@ from harness import gate
 from harness.comparing import compare, corpus_comparison
 from harness.evaluation import ItemResult
 from harness.records import (
+    INVALID_LABEL,
     CaseResult,
     Comparison,
     LabelTable,
@@ -33,7 +34,44 @@ def collect_scores(results: Sequence[ItemResult]) -> Scores:
     for result in sorted(results, key=lambda each: (each.suite, each.test, each.id, each.arm)):
         for score in _scores_of(result, asserting):
             scores[score.metric][result.arm][result.id] = score
+    _fill_unreached(results, scores)
     return scores
+
+
+def _fill_unreached(
+    results: Sequence[ItemResult], scores: dict[str, dict[str, dict[str, Score]]]
+) -> None:
+    """Give the worst score to a check that a failed assertion kept from running.
+
+    The reply failed, not the evidence. Where no arm of the case reached the check there is nothing
+    to compare, and where its range is open no worst: these stay missing.
+    """
+    failed = {(r.suite, r.test, r.id, r.arm): r for r in results if r.asserted is False}
+    reached = {
+        (result.suite, result.test, result.id, score.metric): score
+        for result in results
+        for score in result.scores
+    }
+    for (suite, test, id_, metric), model in reached.items():
+        for arm, found in scores[metric].items():
+            stopped = failed.get((suite, test, id_, arm))
+            if stopped and id_ not in found and (worst := _worst(model, stopped.explanation)):
+                found[id_] = worst
+
+
+def _worst(score: Score, assertion: str) -> Score | None:
+    value = score.low if score.higher_is_better else score.high
+    if value is None:
+        return None
+    return replace(
+        score,
+        value=value,
+        passed=False,
+        explanation=f"not reached: {assertion}",
+        unscored=None,
+        labels=(score.labels[0], INVALID_LABEL) if score.labels else None,
+        parts=dict.fromkeys(score.parts, 0.0),
+    )
 
 
 def _asserting(results: Sequence[ItemResult]) -> set[tuple[str, str]]:
@@ -129,13 +167,6 @@ def macro_f1_metric(metric: str) -> str:
     """The name of macro-F1 beside a metric of labels: `macro_f1` beside `accuracy`."""
     stem = metric.removesuffix("accuracy")
     return f"{stem}macro_f1" if stem[-1] in "._" else f"{stem}_macro_f1"
-
-
-def macro_f1_name(metric: str) -> str:
-    """`intents.accuracy` -> `intents.macro_f1`; other names get `_macro_f1` behind them."""
-    if metric.endswith("accuracy"):
-        return metric.removesuffix("accuracy") + "macro_f1"
-    return f"{metric}_macro_f1"
 
 
 def _series(metric: str, model: str, arms: Mapping[str, Mapping[str, Score]]) -> Series:

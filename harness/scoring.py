@@ -202,17 +202,6 @@ class Scorer:
         )
 
 
-def assertion_score(suite: str, test_name: str, error: AssertionError | None) -> Score:
-    """Return the score of a test function's own assertions: 1 if they held, else 0.
-
-    The metric is the function's name without `test_`; the explanation the message's first line.
-    """
-    name = test_name.removeprefix("test_") or test_name
-    held = error is None
-    explanation = "" if held else first_line(str(error))
-    return Score(f"{suite}.{name}", float(held), passed=held, explanation=explanation)
-
-
 def first_line(message: str) -> str:
     """Return the first line of `message` that has text, without terminal sequences and controls.
 

@@ -19,7 +19,7 @@ import pytest
 from harness import outcome, progress
 from harness.arms import PlannedArm, planned_arms
 from harness.config import Settings, load
-from harness.evaluation import CaseItem, Evaluation, ItemResult, Talker, first_line, result_of
+from harness.evaluation import CaseItem, Evaluation, ItemResult, Talker, result_of
 from harness.preparation import Plan, Preparation, Prepared
 from harness.records import (
     Decision,
@@ -31,7 +31,7 @@ from harness.records import (
     Score,
     Verdict,
 )
-from harness.scoring import Scorer
+from harness.scoring import Scorer, first_line
 from harness.suites import Suite, load_suite
 from harness.verdicts import Judgement, judge
 
@@ -363,7 +363,7 @@ class Session:
             "python": platform.python_version(),
             "platform": f"{platform.system()} {platform.machine()}",
             "packages": _versions("pytest", "pytest-finetune", "torch", "transformers", "peft"),
-            "settings": self.settings.model_dump(mode="json", exclude_none=True),
+            "settings": _without_headers(self.settings.model_dump(mode="json", exclude_none=True)),
             "seeds": {planned.arm.name: planned.arm.spec.sampling.seed for planned in self.arms},
         }
 
@@ -412,6 +412,7 @@ def report_gate(config: pytest.Config, verdict: Verdict) -> None:
             outcome="failed" if when == bad else "passed",
             longrepr=verdict.reason if when == bad else None,
             when=when,
+            harness_gate=True,
         )
         config.hook.pytest_runtest_logreport(report=report)
     _forget_failure(config, nodeid)
@@ -447,6 +448,14 @@ def _reason(report: pytest.TestReport) -> str:
         return str(report.longrepr[2])
     crash = getattr(report.longrepr, "reprcrash", None)
     return first_line(crash.message if crash else str(report.longrepr)) or "it failed"
+
+
+def _without_headers(settings: dict[str, Any]) -> dict[str, Any]:
+    """Hide the values of HTTP headers, which may hold tokens."""
+    for model in settings["models"].values():
+        if isinstance(headers := model.get("headers"), dict):
+            model["headers"] = dict.fromkeys(headers, "(hidden)")
+    return settings
 
 
 def _versions(*names: str) -> dict[str, str]:

@@ -8,10 +8,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from harness.checks import check_digest, quoted, reference, shortened
-from harness.records import Case, HarnessError, Reply, Score, strict_json
-
-INVALID = "(invalid)"
-"""What a reply that is none of the labels predicts."""
+from harness.records import INVALID_LABEL, Case, HarnessError, Reply, Score, strict_json
 
 Pairs = Iterable[tuple[str, str]]
 """(expected, predicted) of each case."""
@@ -45,8 +42,8 @@ def label(
             f"labels {shortened(', '.join(labels), 200)}; correct the case or the labels"
         )
     answer, problem = _answer(reply.text, field)
-    predicted = known.get(_folded(answer, ignore_case), INVALID)
-    if predicted == INVALID:
+    predicted = known.get(_folded(answer, ignore_case), INVALID_LABEL)
+    if predicted == INVALID_LABEL:
         problem = problem or f"{quoted(answer)} is none of the labels"
     elif predicted != sought:
         problem = f"{quoted(predicted)} instead of {quoted(sought)}"
@@ -65,7 +62,7 @@ def _known(labels: Sequence[str], ignore_case: bool, case: Case) -> dict[str, st
     if isinstance(labels, str) or not all(isinstance(one, str) for one in labels):
         raise HarnessError(f"{case.source}: the check label takes a list of texts as its labels")
     known = {_folded(one, ignore_case): one for one in labels}
-    if len(known) != len(labels) or not known or "" in known or INVALID in known:
+    if len(known) != len(labels) or not known or "" in known or INVALID_LABEL in known:
         raise HarnessError(
             f"{case.source}: the check label takes distinct, non-empty labels, not "
             f"{quoted(list(labels), 200)}; correct the list"
@@ -126,7 +123,7 @@ def confusion(pairs: Pairs) -> dict[tuple[str, str], int]:
 def per_class(pairs: Pairs) -> tuple[ClassScore, ...]:
     """Return the scores of every label that is expected or predicted, sorted; never `(invalid)`."""
     counts = Counter(pairs)
-    found = sorted({label for pair in counts for label in pair} - {INVALID})
+    found = sorted({label for pair in counts for label in pair} - {INVALID_LABEL})
     return tuple(_class_score(label, counts) for label in found)
 
 

@@ -5,7 +5,7 @@ from fractions import Fraction
 import pytest
 
 from harness.records import Case, HarnessError, Reply
-from harness.scoring import Scorer, assertion_score, first_line
+from harness.scoring import Scorer, first_line
 
 EXPECTED = '{"category": "defect", "name": null}'
 SCHEMA = {"type": "object", "required": ["category"]}
@@ -214,19 +214,7 @@ def test_a_value_out_of_its_range_is_refused(desk, value, limits):
         desk().score.record("brevity", value, **limits)
 
 
-# ---------------------------------------------------------------------- plain assertions
-
-
-def test_assertions_that_held_score_one():
-    score = assertion_score("tickets", "test_never_invents_a_refund", None)
-    assert score.metric == "tickets.never_invents_a_refund"
-    assert (score.value, score.passed, score.explanation) == (1.0, True, "")
-
-
-def test_a_failed_assertion_scores_nothing_and_says_why():
-    error = AssertionError("\n\x1b[1mit refunds\x1b[0m 5 €\x00\nassert False")
-    score = assertion_score("tickets", "test_x", error)
-    assert (score.value, score.passed, score.explanation) == (0.0, False, "it refunds 5 €")
+# ---------------------------------------------------------------------- explanations
 
 
 @pytest.mark.parametrize(

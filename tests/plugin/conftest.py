@@ -176,7 +176,7 @@ class Project:
         workers = ["-p", "xdist"] if "-n" in arguments else []
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(self.root / folder)
-            patch.delenv("CI", raising=False)  # pytest prints whole tracebacks of users' files there
+            patch.delenv("CI", raising=False)  # there pytest prints users' tracebacks whole
             done = self._pytester.runpytest_subprocess(*workers, *arguments)
         text = f"{done.stdout}\n{done.stderr}"
         assert "Traceback" not in text, text

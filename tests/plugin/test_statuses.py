@@ -27,6 +27,40 @@ def test_guarded(score, reply):
 """
 
 
+ASSERTED_FIRST = """
+import pytest
+
+pytestmark = pytest.mark.cases("data/demo.jsonl")
+
+
+def test_answer(score, reply):
+    assert reply.text == "yes", "it said no"
+    score.exact()
+"""
+
+
+def test_a_check_behind_a_failed_assertion_scores_its_worst(project):
+    project.write("evals/test_demo.py", ASSERTED_FIRST)
+    project.settings(base="right", cand="half")
+    run = project.run()
+    assert run.status == 1, "the replies are bad; the evidence is whole"
+    exact = run.metric("demo.exact_match")
+    assert (exact["missing"], exact["losses"], exact["verdict"]) == (0, 12, "regressed")
+
+
+def test_the_values_of_headers_stay_out_of_the_report(project):
+    table = '[tool.harness.models.far]\nmodel = "openai:x"\nheaders = { X-Key = "s3cret" }\n'
+    project.settings(table, cand="right")
+    run = project.run()
+    assert run.results["environment"]["settings"]["models"]["far"]["headers"] == {
+        "X-Key": "(hidden)"
+    }
+    files = [path for path in project.root.rglob("*") if path.suffix in (".html", ".json", ".md")]
+    assert files
+    assert not [path for path in files if "s3cret" in path.read_text("utf-8")]
+    assert b"s3cret" not in (project.root / ".harness/store.sqlite").read_bytes()
+
+
 def test_each_status_has_its_letter_and_its_count(project):
     project.rows("data/demo.jsonl", project.questions(4))
     project.settings(base="half", cand="quarter")

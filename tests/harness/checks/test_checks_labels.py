@@ -10,8 +10,8 @@ from sklearn.metrics import (
     precision_recall_fscore_support,
 )
 
-from harness.checks.labels import INVALID, accuracy, confusion, label, macro_f1, per_class
-from harness.records import Case, HarnessError, Reply
+from harness.checks.labels import accuracy, confusion, label, macro_f1, per_class
+from harness.records import INVALID_LABEL, Case, HarnessError, Reply
 
 LABELS = ["billing", "delivery", "Defect"]
 
@@ -30,12 +30,12 @@ def check(expected, reply, labels=LABELS, **settings):
         ("billing", "billing"),
         (" billing\n", "billing"),
         ("delivery", "delivery"),
-        ("Billing", INVALID),
-        ("billing.", INVALID),
-        ("It is billing", INVALID),
-        ("", INVALID),
-        (INVALID, INVALID),
-        ("\0" * 9, INVALID),
+        ("Billing", INVALID_LABEL),
+        ("billing.", INVALID_LABEL),
+        ("It is billing", INVALID_LABEL),
+        ("", INVALID_LABEL),
+        (INVALID_LABEL, INVALID_LABEL),
+        ("\0" * 9, INVALID_LABEL),
     ],
 )
 def test_the_stripped_reply_is_the_label_or_invalid(reply, predicted):
@@ -60,15 +60,15 @@ def as_json(value):
     [
         (as_json("billing"), "billing"),
         (as_json(" delivery "), "delivery"),
-        (as_json("bill"), INVALID),
-        (as_json(None), INVALID),
-        (as_json(["billing"]), INVALID),
-        ("billing", INVALID),
-        ('["billing"]', INVALID),
-        ('{"Category": "billing"}', INVALID),
-        ('{"category": "delivery", "category": "billing"}', INVALID),
-        (f"```json\n{as_json('billing')}\n```", INVALID),
-        ('{"category":' * 5000, INVALID),
+        (as_json("bill"), INVALID_LABEL),
+        (as_json(None), INVALID_LABEL),
+        (as_json(["billing"]), INVALID_LABEL),
+        ("billing", INVALID_LABEL),
+        ('["billing"]', INVALID_LABEL),
+        ('{"Category": "billing"}', INVALID_LABEL),
+        ('{"category": "delivery", "category": "billing"}', INVALID_LABEL),
+        (f"```json\n{as_json('billing')}\n```", INVALID_LABEL),
+        ('{"category":' * 5000, INVALID_LABEL),
     ],
 )
 def test_a_label_is_read_from_a_field_of_strict_json(reply, predicted):
@@ -96,7 +96,7 @@ def test_a_reference_that_is_no_label_names_the_case(expected, field, problem):
 
 
 @pytest.mark.parametrize(
-    "labels", [[], ["a", "a "], ["a", ""], "ab", ["a", 1], ["a", INVALID]], ids=str
+    "labels", [[], ["a", "a "], ["a", ""], "ab", ["a", 1], ["a", INVALID_LABEL]], ids=str
 )
 def test_labels_that_are_no_distinct_texts_are_refused(labels):
     with pytest.raises(HarnessError, match=r"^x\.jsonl:4: the check label takes "):
@@ -118,7 +118,8 @@ def test_settings_change_the_digest_and_the_order_of_labels_does_not():
 
 
 PAIRS = st.lists(
-    st.tuples(st.sampled_from("abcd"), st.sampled_from(["a", "b", "c", "e", INVALID])), min_size=1
+    st.tuples(st.sampled_from("abcd"), st.sampled_from(["a", "b", "c", "e", INVALID_LABEL])),
+    min_size=1,
 )
 
 
@@ -126,7 +127,7 @@ PAIRS = st.lists(
 @given(PAIRS)
 def test_the_figures_of_a_series_are_those_of_scikit_learn(pairs):
     truth, answers = [list(column) for column in zip(*pairs, strict=True)]
-    classes = sorted({*truth, *answers} - {INVALID})
+    classes = sorted({*truth, *answers} - {INVALID_LABEL})
     expected = f1_score(truth, answers, labels=classes, average="macro", zero_division=0)
     assert macro_f1(pairs) == pytest.approx(expected)
     assert accuracy(pairs) == pytest.approx(accuracy_score(truth, answers))
@@ -143,7 +144,7 @@ def test_the_figures_of_a_series_are_those_of_scikit_learn(pairs):
 @given(PAIRS)
 def test_the_confusion_is_that_of_scikit_learn(pairs):
     truth, answers = [list(column) for column in zip(*pairs, strict=True)]
-    found = ["a", "b", "c", "d", "e", INVALID]
+    found = ["a", "b", "c", "d", "e", INVALID_LABEL]
     table = confusion_matrix(truth, answers, labels=found)
     theirs = {
         (a, b): int(table[i][j])
@@ -155,9 +156,9 @@ def test_the_confusion_is_that_of_scikit_learn(pairs):
 
 
 def test_an_invalid_reply_costs_recall_and_is_no_class():
-    pairs = [("a", "a"), ("a", INVALID), ("b", "b")]
+    pairs = [("a", "a"), ("a", INVALID_LABEL), ("b", "b")]
     assert macro_f1(pairs) == pytest.approx((2 / 3 + 1) / 2)
-    assert macro_f1([("a", INVALID)]) == 0
+    assert macro_f1([("a", INVALID_LABEL)]) == 0
     assert [score.label for score in per_class(pairs)] == ["a", "b"]
 
 
