@@ -6,6 +6,7 @@ It is a module of its own, outside the packages, so that loading it imports noth
 
 from __future__ import annotations
 
+import argparse
 import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -40,10 +41,28 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="print what the run would train and ask and what drop it could see, then stop",
     )
     group.addoption(
+        "--harness-trials",
+        type=_at_least_one,
+        default=1,
+        metavar="K",
+        help="ask every case K times under every model; a case's scores are averaged",
+    )
+    group.addoption(
+        "--harness-aa",
+        action="store_true",
+        help="compare the baseline with itself, sampled afresh: what this suite takes for a change",
+    )
+    group.addoption(
         "--harness-no-train",
         action="store_true",
         help="never train: a missing candidate makes the run undecidable (exit status 6)",
     )
+
+
+def _at_least_one(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
+    return int(text)
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -130,6 +130,14 @@ def _sampling(table: ModelSettings, settings: Settings) -> Sampling:
     )
 
 
+def with_itself(baseline: PlannedArm, trials: int) -> tuple[PlannedArm, ...]:
+    """Return the arms of an A/A run: the baseline, and the baseline again with fresh samples."""
+    arm = baseline.arm
+    name = f"{arm.name}-again"
+    again = Arm(name, Role.CANDIDATE, replace(arm.spec, name=name), first_trial=trials)
+    return baseline, PlannedArm(again)
+
+
 def with_artefact(arm: Arm, candidate: Candidate) -> Arm:
     """Return `arm` with the model that its recipe made."""
     options = dict(arm.spec.options)

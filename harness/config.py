@@ -6,6 +6,7 @@ Every mistake is one sentence with the path of the key.
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -94,19 +95,32 @@ _RULES = ("at_least", "at_most", "better_by", "margin", "max_regressions")
 
 
 class RuleSettings(_Table):
-    """A gate: exactly one of the five rules, in the metric's own unit."""
+    """A gate: exactly one of the five rules, in the metric's own unit.
+
+    `candidate` and `tag` narrow it to one candidate and to the cases with a tag.
+    """
 
     at_least: float | None = None
     at_most: float | None = None
     better_by: Annotated[float, Field(ge=0)] | None = None
     margin: Annotated[float, Field(ge=0)] | None = None
     max_regressions: Annotated[int, Field(ge=0)] | None = None
+    candidate: str | None = None
+    tag: str | None = None
 
     @model_validator(mode="after")
     def _exactly_one(self) -> RuleSettings:
-        if len(self.model_fields_set) != 1:
+        if len(self.model_fields_set.intersection(_RULES)) != 1:
             raise ValueError(f"a gate is exactly one of {', '.join(_RULES)}")
         return self
+
+
+def _listed(value: object) -> object:
+    return [value] if isinstance(value, dict) else value
+
+
+RuleTables = Annotated[tuple[RuleSettings, ...], BeforeValidator(_listed), Field(min_length=1)]
+"""The rules under one key: a table, or a list of them."""
 
 
 def _text(value: object) -> object:
@@ -120,7 +134,7 @@ class Settings(_Table):
     baseline: str | None = None
     candidates: dict[str, CandidateSettings] = {}
     models: dict[str, ModelSettings] = {}
-    gates: dict[str, RuleSettings] = {}
+    gates: dict[str, RuleTables] = {}
     mode: Literal["detect", "release"] = "detect"
     alpha: Probability = 0.05
     power: Probability = 0.8
@@ -129,9 +143,10 @@ class Settings(_Table):
     reports: Annotated[str, BeforeValidator(_text)] = "reports"
 
     @property
-    def rules(self) -> dict[str, Rule]:
-        """The gates as records, by their keys."""
-        return {key: Rule(key=key, **gate.model_dump()) for key, gate in self.gates.items()}
+    def rules(self) -> tuple[Rule, ...]:
+        """The gates as records."""
+        listed = ((key, table) for key, tables in self.gates.items() for table in tables)
+        return tuple(Rule(key=key, **table.model_dump()) for key, table in listed)
 
 
 def load(root: Path) -> Settings:
@@ -159,12 +174,28 @@ def parse(table: Any) -> Settings:
     try:
         return Settings.model_validate(table)
     except ValidationError as problem:
-        raise HarnessError("; ".join(map(_sentence, problem.errors()))) from None
+        sentences = (_sentence(table, error) for error in problem.errors())
+        raise HarnessError("; ".join(sentences)) from None
 
 
-def _sentence(error: Any) -> str:
-    path = ".".join(["tool.harness", *map(str, error["loc"])])
+def _sentence(table: Any, error: Any) -> str:
+    path = ".".join(["tool.harness", *_keys(table, error["loc"])])
     message = error["msg"].removeprefix("Value error, ")
     if error["type"] == "extra_forbidden":
         message = "there is no such key; see the README's list of settings"
     return f"pyproject.toml: {path}: {message}"
+
+
+def _keys(table: Any, location: Sequence[str | int]) -> Iterator[str]:
+    """The keys of `location` as the user wrote them: one rule is a list of one only inside."""
+    for part in location:
+        if isinstance(part, str) or isinstance(table, list):
+            yield str(part)
+            table = _inside(table, part)
+
+
+def _inside(table: Any, part: str | int) -> Any:
+    try:
+        return table[part]
+    except (LookupError, TypeError):
+        return None

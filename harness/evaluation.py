@@ -20,6 +20,7 @@ class CaseItem:
     suite: Suite
     case: Case
     arm: str
+    trial: int = 0
 
 
 class Talker:
@@ -83,6 +84,8 @@ class ItemResult:
     digest: str
     reply: str
     error: str
+    trial: int
+    usage: Mapping[str, float]
     asserted: bool | None
     explanation: str
     mistake: str
@@ -123,11 +126,24 @@ def result_of(evaluation: Evaluation, error: str) -> ItemResult:
         digest=case.digest,
         reply=evaluation.reply.text,
         error=error,
+        trial=evaluation.item.trial,
+        usage=usage_of(evaluation.reply),
         asserted=evaluation.asserted,
         explanation=evaluation.explanation,
         mistake=evaluation.mistake,
         scores=tuple(evaluation.scores),
     )
+
+
+def usage_of(reply: Reply) -> dict[str, float]:
+    """Return what `reply` took, by the names of `harness.rules.USAGE`."""
+    taken = {
+        "latency_s": reply.latency_s,
+        "cost_usd": reply.cost_usd,
+        "prompt_tokens": reply.prompt_tokens,
+        "completion_tokens": reply.completion_tokens,
+    }
+    return {name: float(value) for name, value in taken.items() if value is not None}
 
 
 def conversation(messages: Sequence[Message]) -> str:

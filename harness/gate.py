@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -15,6 +15,8 @@ from harness.comparing import (
     value_span,
 )
 from harness.records import Comparison, Decision, Rule, Verdict
+from harness.rules import Gate
+from harness.rules import gated as gates_of
 from harness.wording import what_it_sees
 
 __all__ = [
@@ -22,8 +24,6 @@ __all__ = [
     "compare",
     "corpus_comparison",
     "decide",
-    "find_rule",
-    "unused_rules",
     "what_it_sees",
 ]
 
@@ -45,49 +45,24 @@ class GateSettings:
     mode: Literal["detect", "release"] = "detect"
 
 
-def find_rule(rules: Mapping[str, Rule], metric: str) -> Rule:
-    """Return the most specific rule of `metric`: `suite.metric`, then metric, then suite.
-
-    Without any it is the default: a guard that must not regress.
-    """
-    return next((rules[key] for key in _keys(metric) if key in rules), Rule())
-
-
-def unused_rules(rules: Mapping[str, Rule], metrics: Iterable[str]) -> list[str]:
-    """Return the keys of `rules` that name none of the recorded `metrics`, in their order."""
-    recorded = {key for metric in metrics for key in _keys(metric)}
-    return [key for key in rules if key not in recorded]
-
-
-def _keys(metric: str) -> tuple[str, str, str]:
-    suite, _, name = metric.partition(".")
-    return metric, name, suite
-
-
-_Gated = list[tuple[Comparison, Rule]]
+_Gated = list[Gate]
 _Answer = tuple[str, Decision, str]
 
 
 def decide(
-    comparisons: Sequence[Comparison], rules: Mapping[str, Rule], settings: GateSettings
+    comparisons: Sequence[Comparison], rules: Sequence[Rule], settings: GateSettings
 ) -> list[Verdict]:
-    """Return a verdict per gated comparison, in their order.
+    """Return a verdict for each gate that `harness.rules.gated` finds, in the same order.
 
-    Diagnostics, and metrics that have neither a rule nor a baseline, get none. Holm's correction
+    Holm's correction
     runs over all comparisons that statistics decide. Where a few pairs are incomplete the
     decision is taken three times, with them left out, as losses and as wins: a decision that
     hangs on them is undecidable, a verdict that does is inconclusive.
     """
-    found = ((comparison, find_rule(rules, comparison.metric)) for comparison in comparisons)
-    gated = _with_mde([gate for gate in found if _is_gated(*gate)], settings)
+    gated = _with_mde(gates_of(comparisons, rules), settings)
     seen = _verdicts(gated, settings)
     lost, won = (_verdicts(_world(gated, index), settings) for index in (0, 1))
     return [_settled(*verdicts) for verdicts in zip(seen, lost, won, strict=True)]
-
-
-def _is_gated(comparison: Comparison, rule: Rule) -> bool:
-    without_rule = rule == Rule(key=rule.key)
-    return not comparison.diagnostic and not (comparison.baseline is None and without_rule)
 
 
 def _world(gated: _Gated, index: int) -> _Gated:

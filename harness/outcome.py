@@ -1,4 +1,4 @@
-"""Item results -> series, statuses, comparisons and the record of the whole run."""
+"""What became of each case: its statuses, its record in the run, the confusion of labels."""
 
 from __future__ import annotations
 
@@ -6,186 +6,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
+from statistics import fmean
 
-from harness import gate
-from harness.comparing import compare, corpus_comparison
 from harness.evaluation import ItemResult
-from harness.records import (
-    INVALID_LABEL,
-    CaseResult,
-    Comparison,
-    LabelTable,
-    Rule,
-    Score,
-    Series,
-    Status,
-)
-
-Scores = Mapping[str, Mapping[str, Mapping[str, Score]]]
-"""metric -> model -> case id -> score"""
-
-
-def collect_scores(results: Sequence[ItemResult]) -> Scores:
-    """Return all scores of `results`, with the metrics of plain assertions."""
-    asserting = _asserting(results)
-    scores: dict[str, dict[str, dict[str, Score]]] = defaultdict(lambda: defaultdict(dict))
-    # In one order whatever order they came in: a metric that two tests record is a mistake, and
-    # until it is told both arms must be scored by the same of the two.
-    for result in sorted(results, key=lambda each: (each.suite, each.test, each.id, each.arm)):
-        for score in _scores_of(result, asserting):
-            scores[score.metric][result.arm][result.id] = score
-    _fill_unreached(results, scores)
-    return scores
-
-
-def _fill_unreached(
-    results: Sequence[ItemResult], scores: dict[str, dict[str, dict[str, Score]]]
-) -> None:
-    """Give the worst score to a check that a failed assertion kept from running.
-
-    The reply failed, not the evidence. Where no arm of the case reached the check there is nothing
-    to compare, and where its range is open no worst: these stay missing.
-    """
-    failed = {(r.suite, r.test, r.id, r.arm): r for r in results if r.asserted is False}
-    reached = {
-        (result.suite, result.test, result.id, score.metric): score
-        for result in results
-        for score in result.scores
-    }
-    for (suite, test, id_, metric), model in reached.items():
-        for arm, found in scores[metric].items():
-            stopped = failed.get((suite, test, id_, arm))
-            if stopped and id_ not in found and (worst := _worst(model, stopped.explanation)):
-                found[id_] = worst
-
-
-def _worst(score: Score, assertion: str) -> Score | None:
-    value = score.low if score.higher_is_better else score.high
-    if value is None:
-        return None
-    return replace(
-        score,
-        value=value,
-        passed=False,
-        explanation=f"not reached: {assertion}",
-        unscored=None,
-        labels=(score.labels[0], INVALID_LABEL) if score.labels else None,
-        parts=dict.fromkeys(score.parts, 0.0),
-    )
-
-
-def _asserting(results: Sequence[ItemResult]) -> set[tuple[str, str]]:
-    """The tests whose own assertions are a metric: without checks, or failed at least once."""
-    return {
-        (result.suite, result.test)
-        for result in results
-        if result.plain or result.asserted is False
-    }
-
-
-def _scores_of(result: ItemResult, asserting: set[tuple[str, str]]) -> Iterable[Score]:
-    yield from result.scores
-    if result.asserted is not None and (result.suite, result.test) in asserting:
-        yield Score(
-            metric=assertion_metric(result),
-            value=float(result.asserted),
-            passed=result.asserted,
-            explanation=result.explanation,
-        )
-
-
-def recorded_twice(results: Sequence[ItemResult]) -> dict[str, list[str]]:
-    """Return the metrics that a case has twice under one model, with the tests they come from."""
-    asserting = _asserting(results)
-    tests: dict[tuple[str, str, str], list[str]] = defaultdict(list)
-    for result in results:
-        for score in _scores_of(result, asserting):
-            tests[score.metric, result.arm, result.id].append(result.test)
-    return {
-        metric: list(dict.fromkeys(names))
-        for (metric, _, _), names in tests.items()
-        if len(names) > 1
-    }
-
-
-def assertion_metric(result: ItemResult) -> str:
-    """The metric of a test function's own assertions: its name without `test_`."""
-    return f"{result.suite}.{result.test.removeprefix('test_')}"
-
-
-def rules_with_guards(rules: Mapping[str, Rule], results: Sequence[ItemResult]) -> dict[str, Rule]:
-    """Return `rules` and a contract for every metric of a guard that has no rule."""
-    asserting = _asserting(results)
-    guarded = {
-        metric
-        for result in results
-        if result.guard
-        for metric in [
-            *(score.metric for score in result.scores if not score.diagnostic),
-            *([assertion_metric(result)] if (result.suite, result.test) in asserting else []),
-        ]
-    }
-    contracts = {
-        metric: Rule(key=metric, max_regressions=0)
-        for metric in sorted(guarded)
-        if not gate.find_rule(rules, metric).key
-    }
-    return {**contracts, **rules}
-
-
-def comparisons(
-    scores: Scores,
-    baseline: str | None,
-    candidates: Sequence[str],
-    clusters: Mapping[tuple[str, str], str],
-    alpha: float,
-) -> list[Comparison]:
-    """Compare every candidate with the baseline on every metric, sorted by metric.
-
-    Without candidates the baseline stands alone and is only summed up. `clusters` maps
-    (suite, case id) to the case's origin.
-    """
-    made = []
-    for metric in sorted(scores):
-        arms = scores[metric]
-        suite = metric.split(".")[0]
-        origin = {id_: name for (of, id_), name in clusters.items() if of == suite}
-        for candidate in candidates or ([baseline] if baseline else []):
-            left = _series(metric, baseline, arms) if candidates and baseline else None
-            right = _series(metric, candidate, arms)
-            if not right.scores and not (left and left.scores):
-                continue
-            made.append(compare(left, right, origin, alpha))
-            if any(score.labels for score in right.scores.values()):
-                whole = macro_f1_metric(metric)
-                before = left and replace(left, metric=whole)
-                made.append(corpus_comparison(before, replace(right, metric=whole), origin, alpha))
-    return made
-
-
-def macro_f1_metric(metric: str) -> str:
-    """The name of macro-F1 beside a metric of labels: `macro_f1` beside `accuracy`."""
-    stem = metric.removesuffix("accuracy")
-    return f"{stem}macro_f1" if stem[-1] in "._" else f"{stem}_macro_f1"
-
-
-def _series(metric: str, model: str, arms: Mapping[str, Mapping[str, Score]]) -> Series:
-    return Series(metric, model, arms.get(model, {}))
-
-
-def clusters_of(results: Sequence[ItemResult]) -> dict[tuple[str, str], str]:
-    """Return (suite, case id) -> the case's cluster; identical prompts are one cluster."""
-    prompts: dict[tuple[str, str, str], set[str]] = defaultdict(set)
-    for result in results:
-        prompts[result.suite, result.prompt, ""].add(result.id)
-    repeated = {key for key, ids in prompts.items() if len(ids) > 1}
-    found = {}
-    for result in results:
-        if result.cluster is not None:
-            found[result.suite, result.id] = result.cluster
-        elif (result.suite, result.prompt, "") in repeated:
-            found[result.suite, result.id] = f"prompt {result.digest}"
-    return found
+from harness.evidence import Scores, assertion_metric
+from harness.records import CaseResult, LabelTable, Score, Status
 
 
 def status_of(baseline: Score, candidate: Score) -> Status | None:
@@ -210,18 +35,41 @@ def overall(statuses: Iterable[Status | None]) -> Status | None:
     return None
 
 
+def over_trials(trials: Sequence[Score]) -> Score:
+    """Return the one score of a case: the mean of its trials, passed where most of them did.
+
+    Unscored where a trial is. The explanation is that of the first trial that did not pass.
+    """
+    first = next((score for score in trials if score.value is None), trials[0])
+    values = [score.value for score in trials if score.value is not None]
+    if len(trials) == 1 or len(values) < len(trials):
+        return first
+    worst = next((score for score in trials if not score.passed), first)
+    votes = [score.passed for score in trials if score.passed is not None]
+    return replace(
+        first,
+        value=fmean(values),
+        passed=2 * sum(votes) > len(votes) if votes else None,
+        explanation=worst.explanation,
+    )
+
+
 def case_results(
     results: Sequence[ItemResult], scores: Scores, baseline: str
 ) -> tuple[CaseResult, ...]:
-    """Return the results case by case, sorted by suite, case id and test."""
+    """Return the results case by case, sorted by suite, case id and test.
+
+    Of several trials the scores are means, and the reply is the first.
+    """
 
     def key(result: ItemResult) -> tuple[str, str, str]:
         return (result.suite, result.id, result.test)
 
     metrics = _metrics_by_test(results, scores)
+    ordered = sorted(results, key=lambda result: (*key(result), result.trial))
     return tuple(
         _case_result(list(group), scores, metrics, baseline)
-        for _, group in groupby(sorted(results, key=key), key=key)
+        for _, group in groupby(ordered, key=key)
     )
 
 
@@ -246,9 +94,9 @@ def _case_result(
     mine = metrics.get((first.suite, first.test), ())
     by_arm = {
         result.arm: {
-            metric: score
+            metric: over_trials(trials)
             for metric in mine
-            if (score := scores[metric].get(result.arm, {}).get(first.id))
+            if (trials := scores[metric].get(result.arm, {}).get(first.id))
         }
         for result in group
     }
@@ -265,7 +113,7 @@ def _case_result(
             arm: {m: text for m, s in found.items() if (text := s.unscored or s.explanation)}
             for arm, found in by_arm.items()
         },
-        replies={result.arm: result.reply for result in group if not result.error},
+        replies={result.arm: result.reply for result in reversed(group) if not result.error},
         status={
             arm: {
                 metric: status
@@ -284,7 +132,7 @@ def label_tables(scores: Scores) -> tuple[LabelTable, ...]:
     for metric in sorted(scores):
         for model, found in scores[metric].items():
             counts: dict[tuple[str, str], int] = defaultdict(int)
-            for score in found.values():
+            for score in (score for trials in found.values() for score in trials):
                 if score.labels:
                     counts[score.labels] += 1
             if counts:

@@ -23,7 +23,6 @@ from harness.records import (
     Message,
     Reply,
     Request,
-    Role,
     Usage,
 )
 from harness.suites import Suite
@@ -121,10 +120,10 @@ class Plan:
         """The suites of the items, each once."""
         return tuple({item.suite.name: item.suite for item in self.items}.values())
 
-    def cases(self, arm: str) -> list[tuple[Suite, Case]]:
-        """Return the cases that `arm` answers, each once."""
+    def asked(self, arm: str) -> list[tuple[Suite, Case, int]]:
+        """Return the cases that `arm` answers with the number of the trial, each once."""
         found = {
-            (item.suite.name, item.case.id): (item.suite, item.case)
+            (item.suite.name, item.case.id, item.trial): (item.suite, item.case, item.trial)
             for item in self.items
             if item.arm == arm
         }
@@ -133,20 +132,23 @@ class Plan:
     @cached_property
     def choices(self) -> tuple[Suite, ...]:
         """The suites whose number of shots is chosen on their validation cases."""
-        asked = {suite.name for suite, _ in self.cases(self.baseline.name)}
+        asked = {suite.name for suite, _, _ in self.asked(self.baseline.name)}
         return tuple(s for s in self.suites if len(s.shots) > 1 and s.name in asked)
 
     def request_counts(self) -> dict[str, int]:
         """Return model -> number of distinct requests, those that choose its shots apart."""
         counts: Counter[str] = Counter()
         for planned in self.arms:
-            name = planned.arm.name
-            shown = name == self.baseline.name
+            shown = planned.arm.takes_examples
             distinct = {
-                (suite.name if shown and suite.examples else "", prompting.text_of(case.messages))
-                for suite, case in self.cases(name)
+                (
+                    suite.name if shown and suite.examples else "",
+                    prompting.text_of(case.messages),
+                    trial,
+                )
+                for suite, case, trial in self.asked(planned.arm.name)
             }
-            counts[name] += len(distinct)
+            counts[planned.arm.name] += len(distinct)
         for suite in self.choices:
             distinct_cases = {prompting.text_of(case.messages) for case in suite.validation}
             counts[choosing(self.baseline.name)] += len(suite.shots) * len(distinct_cases)
@@ -193,14 +195,12 @@ class Preparation:
         """Return the reply to an item's case; its `error` says why there is none."""
         if reason := self._failed.get(item.arm):
             return Reply(error=f"the candidate {item.arm} was not made: {reason}")
-        request = self._request(self._arms[item.arm], item.suite, item.case.messages, item.case.id)
-        if request.key not in self._known:
-            self._ask([request], "asking")
-        return self._known[request.key]
+        return self.ask(item, item.case.messages)
 
     def ask(self, item: CaseItem, messages: Sequence[Message]) -> Reply:
         """Return the reply of an item's model to `messages`, through the cache."""
-        request = self._request(self._arms[item.arm], item.suite, messages, item.case.id)
+        label = f"{item.suite.name}:{item.case.id}"
+        request = self._request(self._arms[item.arm], item.suite, messages, label, item.trial)
         if request.key not in self._known:
             self._ask([request], "asking")
         return self._known[request.key]
@@ -254,21 +254,23 @@ class Preparation:
         spec = replace(arm.spec, name=choosing(arm.name), few_shot=suite.few_shot(shots))
         return self._replies.plan(spec, case.messages, label=f"{suite.name}:{case.id}")
 
-    def _request(self, arm: Arm, suite: Suite, messages: Sequence[Message], label: str) -> Request:
+    def _request(
+        self, arm: Arm, suite: Suite, messages: Sequence[Message], label: str, trial: int
+    ) -> Request:
         spec = arm.spec
-        if arm.role is Role.BASELINE and suite.examples and not spec.few_shot:
+        if arm.takes_examples and suite.examples and not spec.few_shot:
             spec = replace(spec, few_shot=suite.few_shot(self._shots_of(suite)))
-        return self._replies.plan(spec, messages, label=f"{suite.name}:{label}")
+        return self._replies.plan(spec, messages, arm.first_trial + trial, label)
 
     def _shots_of(self, suite: Suite) -> int:
         return self._shots.get(suite.name, suite.shots[0])
 
     def _requests(self) -> list[Request]:
         return [
-            self._request(arm, suite, case.messages, case.id)
+            self._request(arm, suite, case.messages, f"{suite.name}:{case.id}", trial)
             for name, arm in self._arms.items()
             if name not in self._failed
-            for suite, case in self._plan.cases(name)
+            for suite, case, trial in self._plan.asked(name)
         ]
 
     def _ask(self, requests: Iterable[Request], title: str) -> None:

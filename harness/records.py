@@ -221,12 +221,22 @@ class ModelSpec:
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """One model in its role in a run; `fingerprint` is empty until the model is known."""
+    """One model in its role in a run; `fingerprint` is empty until the model is known.
+
+    `first_trial` is where its trials begin: after the baseline's, where the baseline is compared
+    with itself.
+    """
 
     name: str
     role: Role
     spec: ModelSpec
     fingerprint: str = ""
+    first_trial: int = 0
+
+    @property
+    def takes_examples(self) -> bool:
+        """Whether the suites' few-shot examples stand before its prompt."""
+        return self.role is Role.BASELINE or self.first_trial > 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,7 +328,8 @@ class Rule:
     """A gate on a metric as the user wrote it; `key` is its key in `[tool.harness.gates]`.
 
     All numbers are in the metric's own unit. Exactly one of the five is set, except in the
-    default rule of a metric without any (`None` everywhere: a guard in mode `detect`).
+    default rule of a metric without any (`None` everywhere: a guard in mode `detect`). `candidate`
+    and `tag` narrow a rule to one candidate, and to the cases with a tag.
     """
 
     key: str = ""
@@ -327,6 +338,8 @@ class Rule:
     better_by: float | None = None
     margin: float | None = None
     max_regressions: int | None = None
+    candidate: str | None = None
+    tag: str | None = None
 
     def __str__(self) -> str:
         for name in ("at_least", "at_most", "better_by", "margin", "max_regressions"):
@@ -358,6 +371,7 @@ class Comparison:
     `lower` the one-sided lower bound at 1 - alpha, `se` the standard error of the difference.
     `binary`: all scores are 0 or 1 and no cases share a cluster; then `p_exact` is set beside the
     mid-p. `extremes` is the same comparison with the incomplete pairs as losses, and as wins.
+    `tag`: only the cases with this tag were compared. `guard`: a test marked as guard records it.
     """
 
     metric: str
@@ -385,12 +399,19 @@ class Comparison:
     se: float | None = None
     clusters: int = 0
     binary: bool = False
+    tag: str | None = None
+    guard: bool = False
     absent: tuple[int, int] = (0, 0)
     higher_is_better: bool = True
     low: float | None = 0.0
     high: float | None = 1.0
     unit: str = ""
     extremes: tuple[Comparison, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """The metric, and behind @ the tag of the cases that were compared."""
+        return self.metric if self.tag is None else f"{self.metric}@{self.tag}"
 
 
 INVALID_LABEL = "(invalid)"

@@ -16,10 +16,11 @@ from typing import Any
 
 import pytest
 
-from harness import outcome, progress
-from harness.arms import PlannedArm, planned_arms
+from harness import outcome, progress, wording
+from harness.arms import PlannedArm, planned_arms, with_itself
 from harness.config import Settings, load
 from harness.evaluation import CaseItem, Evaluation, ItemResult, Talker, result_of
+from harness.evidence import assertion_metric
 from harness.preparation import Plan, Preparation, Prepared
 from harness.records import (
     Decision,
@@ -71,7 +72,7 @@ class Session:
     _arms: tuple[PlannedArm, ...] = ()
     _preparation: Preparation | None = None
     _schemas: dict[str, Any] = field(default_factory=dict)
-    _baseline_scores: dict[tuple[str, str, str], dict[str, Score]] = field(default_factory=dict)
+    _before: dict[tuple[str, str, str, int], dict[str, Score]] = field(default_factory=dict)
 
     # ------------------------------------------------------------------ collect
 
@@ -85,13 +86,22 @@ class Session:
         """`[tool.harness]`, read once."""
         if self._settings is None:
             self._settings = load(self.root)
+            if self.config.option.harness_aa:
+                self._settings = self._settings.model_copy(update={"candidates": {}, "gates": {}})
         return self._settings
+
+    @property
+    def trials(self) -> int:
+        """How often every case is asked under every model."""
+        return int(self.config.option.harness_trials)
 
     @property
     def arms(self) -> tuple[PlannedArm, ...]:
         """The baseline, then the candidates."""
         if not self._arms:
             self._arms = planned_arms(self.settings, self.root)
+            if self.config.option.harness_aa:
+                self._arms = with_itself(self._arms[0], self.trials)
         return self._arms
 
     def parametrize(self, metafunc: pytest.Metafunc, marker: pytest.Mark) -> None:
@@ -105,10 +115,19 @@ class Session:
             return
         with _as_usage_error():
             suite = self._suite(metafunc, marker)
-            arms = [planned.arm.name for planned in self.arms]
-        items = [CaseItem(suite, case, arm) for case in suite.cases for arm in arms]
-        ids = [f"{item.case.slug}-{item.arm}" for item in items]
+            arms = [planned.arm for planned in self.arms]
+        items = [
+            CaseItem(suite, case, arm.name, trial)
+            for case in suite.cases
+            for arm in arms
+            for trial in range(self.trials)
+        ]
+        ids = [self._item_id(item) for item in items]
         metafunc.parametrize("harness_item", items, ids=ids, indirect=True)
+
+    def _item_id(self, item: CaseItem) -> str:
+        trial = f"-{item.trial + 1}" if self.trials > 1 else ""
+        return f"{item.case.slug}-{item.arm}{trial}"
 
     def _suite(self, metafunc: pytest.Metafunc, marker: pytest.Mark) -> Suite:
         path = metafunc.definition.path
@@ -253,17 +272,17 @@ class Session:
         result = ItemResult.from_json(text)
         self.results.append(result)
         baseline = self.arms[0].arm.name
-        key = (result.suite, result.id, result.test)
+        key = (result.suite, result.id, result.test, result.trial)
         scores = {score.metric: score for score in result.scores}
         if result.asserted is not None:
-            metric = outcome.assertion_metric(result)
+            metric = assertion_metric(result)
             scores[metric] = Score(metric, float(result.asserted), result.asserted)
         if result.arm == baseline:
-            self._baseline_scores[key] = scores
+            self._before[key] = scores
             return
         if not report.passed:
             return
-        before = self._baseline_scores.get(key, {})
+        before = self._before.get(key, {})
         report.harness_status = outcome.overall(  # type: ignore[attr-defined]
             outcome.status_of(before[metric], score)
             for metric, score in scores.items()
@@ -329,10 +348,16 @@ class Session:
             training=prepared.candidates,
             cases=judged.cases,
             labels=judged.labels,
-            notes=(*prepared.notes, *judged.notes),
+            notes=(*prepared.notes, *judged.notes, *self._flips(judged)),
             errors=errors,
             environment=self._environment(),
         )
+
+    def _flips(self, judged: Judgement) -> list[str]:
+        """What an A/A run found out about the suites."""
+        if not self.config.option.harness_aa:
+            return []
+        return [wording.flips(compared) for compared in judged.comparisons if compared.n]
 
     def _stored(self, run: Run) -> Run:
         """Put `run` into the store; it is undecidable where the store cannot take it."""

@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from harness import gate, outcome
+from harness import gate, outcome, rules
 from harness.arms import PlannedArm
 from harness.config import Settings
 from harness.evaluation import ItemResult
+from harness.evidence import comparisons, evidence_of, recorded_twice
 from harness.records import (
     CaseResult,
     Comparison,
@@ -18,6 +19,7 @@ from harness.records import (
     HarnessError,
     LabelTable,
     Role,
+    Rule,
     Verdict,
 )
 
@@ -71,15 +73,12 @@ def _judged(
 ) -> Judgement:
     baseline = arms[0].arm.name
     candidates = [p.arm.name for p in arms if p.arm.role is Role.CANDIDATE]
-    scores = outcome.collect_scores(results)
-    rules = outcome.rules_with_guards(settings.rules, results)
-    compared = outcome.comparisons(
-        scores, baseline, candidates, outcome.clusters_of(results), settings.alpha
-    )
-    unused = gate.unused_rules(settings.rules, [one.metric for one in compared])
+    evidence = evidence_of(results, settings.rules)
+    compared = comparisons(evidence, baseline, candidates, settings.rules, settings.alpha)
+    unused = rules.unused(settings.rules, compared)
     verdicts = gate.decide(
         compared,
-        rules,
+        settings.rules,
         gate.GateSettings(alpha=settings.alpha, power=settings.power, mode=settings.mode),
     )
     errors = _errors(results)
@@ -88,8 +87,8 @@ def _judged(
     return Judgement(
         comparisons=tuple(compared),
         verdicts=tuple(verdicts) if complete else (),
-        cases=outcome.case_results(results, scores, baseline),
-        labels=outcome.label_tables(scores),
+        cases=outcome.case_results(results, evidence.scores, baseline),
+        labels=outcome.label_tables(evidence.scores),
         errors=tuple(errors),
         mistakes=tuple(_wrong_gates(unused, compared) if complete and not errors else ()),
     )
@@ -120,15 +119,20 @@ def _mistakes_of_tests(results: Sequence[ItemResult]) -> list[str]:
     twice = [
         f"{metric} is recorded twice for one case, in {' and '.join(tests)}; "
         "give one of the two another name: the check by name=, an assertion by its test's name"
-        for metric, tests in outcome.recorded_twice(results).items()
+        for metric, tests in recorded_twice(results).items()
     ]
     return list(dict.fromkeys([*(result.mistake for result in results if result.mistake), *twice]))
 
 
-def _wrong_gates(unused: Sequence[str], compared: Sequence[Comparison]) -> list[str]:
+def _wrong_gates(unused: Sequence[Rule], compared: Sequence[Comparison]) -> list[str]:
     recorded = ", ".join(sorted({one.metric for one in compared})) or "none"
     return [
-        f"pyproject.toml: tool.harness.gates.{key}: no test recorded such a metric; "
-        f"recorded: {recorded}"
-        for key in unused
+        f"pyproject.toml: tool.harness.gates.{rule.key}: no test recorded such a metric"
+        f"{_of(rule)}; recorded: {recorded}"
+        for rule in unused
     ]
+
+
+def _of(rule: Rule) -> str:
+    tag = f" of cases with the tag {rule.tag!r}" if rule.tag else ""
+    return f"{tag} under a candidate {rule.candidate!r}" if rule.candidate else tag

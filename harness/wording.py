@@ -77,6 +77,16 @@ def cases_wanted(comparison: Comparison, margin: float, alpha: float, power: flo
     return f"; about {_rounded(cases):,} cases settle it" if cases > comparison.n else ""
 
 
+def flips(comparison: Comparison) -> str:
+    """Return what an A/A run says about a metric: how many cases differ between equal models."""
+    changed = comparison.losses + comparison.wins
+    share = f"{100 * changed / comparison.n:.1f} %"
+    return (
+        f"{comparison.title}: the same model differs from itself on {changed:,} of "
+        f"{count(comparison.n, 'case')} ({share})"
+    )
+
+
 def name(comparison: Comparison) -> str:
     """Return the metric without its suite, as words."""
     suite, _, metric = comparison.metric.partition(".")

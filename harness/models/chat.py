@@ -190,7 +190,7 @@ def _body(request: Request) -> dict[str, Any]:
         "model": request.model.target,
         "messages": [dict(message) for message in request.messages],
         "temperature": sampling.temperature,
-        "seed": sampling.seed,
+        "seed": sampling.seed + request.trial,
         limit: sampling.max_tokens,
     }
 

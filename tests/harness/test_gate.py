@@ -16,8 +16,6 @@ from harness.gate import (
     compare,
     corpus_comparison,
     decide,
-    find_rule,
-    unused_rules,
     what_it_sees,
 )
 from harness.records import (
@@ -73,7 +71,7 @@ def binary(n: int, losses: int, wins: int, metric: str = METRIC) -> Comparison:
 def verdict_of(
     comparison: Comparison, rule: Rule | None = None, settings: GateSettings = DETECT
 ) -> Verdict:
-    rules = {} if rule is None else {comparison.metric: rule}
+    rules = [] if rule is None else [replace(rule, key=comparison.metric)]
     (verdict,) = decide([comparison], rules, settings)
     return verdict
 
@@ -83,25 +81,6 @@ def answer(
 ) -> tuple[str, Decision]:
     verdict = verdict_of(comparison, rule, settings)
     return verdict.verdict, verdict.decision
-
-
-# Rules
-
-
-def test_the_most_specific_rule_wins() -> None:
-    rules = {key: Rule(key=key, margin=0.1) for key in ("tickets", "schema_match", METRIC)}
-    assert find_rule(rules, METRIC).key == METRIC
-    del rules[METRIC]
-    assert find_rule(rules, METRIC).key == "schema_match"
-    assert find_rule(rules, "general.schema_match").key == "schema_match"
-    assert find_rule(rules, "tickets.field_accuracy").key == "tickets"
-    assert find_rule(rules, "general.exact_match") == Rule()
-
-
-def test_rules_that_name_nothing_recorded_are_found() -> None:
-    rules = {key: Rule(key=key) for key in ("general.rouge1", "tickets", "rouge1", "ticket", "x.y")}
-    metrics = ["tickets.schema_match", "general.rouge1"]
-    assert unused_rules(rules, metrics) == ["ticket", "x.y"]
 
 
 # Comparing
@@ -273,7 +252,7 @@ def test_a_guard_fails_only_on_what_got_worse() -> None:
 
 def test_a_guard_that_is_only_surely_not_worse_is_non_inferior() -> None:
     many = [binary(100, 1, 7, f"s.m{number}") for number in range(8)]
-    assert {verdict.verdict for verdict in decide(many, {}, DETECT)} == {"non_inferior"}
+    assert {verdict.verdict for verdict in decide(many, [], DETECT)} == {"non_inferior"}
 
 
 def test_a_release_asks_for_proof() -> None:
@@ -326,16 +305,11 @@ def test_absolute_rules_look_at_the_candidates_mean_alone(
 def test_without_baseline_only_absolute_rules_are_answered() -> None:
     alone = compare(None, series("base", [1.0] * 30), {}, 0.05)
     assert (alone.n, alone.candidate_mean, alone.p, alone.difference) == (30, 1.0, None, None)
-    assert decide([alone], {}, DETECT) == []
+    assert decide([alone], [], DETECT) == []
     for rule in (Rule(better_by=0.1), Rule(margin=0.1), Rule(max_regressions=0)):
         verdict = verdict_of(alone, rule)
         assert (verdict.verdict, verdict.decision) == ("undecidable", UNDECIDABLE)
         assert "this run has none" in verdict.reason
-
-
-def test_diagnostics_never_decide() -> None:
-    found = compared([1.0] * 50, [0.0] * 50, diagnostic=True)
-    assert decide([found], {METRIC: Rule(at_least=0.9)}, DETECT) == []
 
 
 @pytest.mark.parametrize("rule", [None, Rule(margin=0.05), Rule(better_by=0.5)])
@@ -363,7 +337,7 @@ def test_many_tests_share_one_error_rate() -> None:
     # One-sided mid-p .0207: sure enough alone, not among eight.
     assert answer(binary(100, 11, 3)) == ("regressed", FAIL)
     family = [binary(100, 11, 3, "s.m0")] + [binary(100, 4, 4, f"s.m{n}") for n in range(1, 8)]
-    verdicts = decide(family, {}, DETECT)
+    verdicts = decide(family, [], DETECT)
     assert {verdict.verdict for verdict in verdicts} == {"inconclusive"}
     first = verdicts[0].comparison
     assert first.p is not None
@@ -373,7 +347,7 @@ def test_many_tests_share_one_error_rate() -> None:
 
 def test_rules_without_statistics_and_smoke_do_not_widen_the_family() -> None:
     others = [binary(100, 4, 4, f"s.m{number}") for number in range(6)] + [binary(9, 1, 1, "t.m")]
-    rules = {"s": Rule(at_least=0.1)}
+    rules = [Rule(key="s", at_least=0.1)]
     verdicts = decide([binary(100, 11, 3), *others], rules, DETECT)
     assert verdicts[0].verdict == "regressed"
     assert verdicts[0].comparison.p_adjusted == verdicts[0].comparison.p
@@ -579,8 +553,8 @@ def test_names_and_order_of_cases_do_not_matter(
 
 def test_the_order_of_comparisons_does_not_matter() -> None:
     family = [binary(100, 4 + number, 4, f"s.m{number}") for number in range(12)]
-    forwards = decide(family, {}, DETECT)
-    assert decide(family[::-1], {}, DETECT)[::-1] == forwards
+    forwards = decide(family, [], DETECT)
+    assert decide(family[::-1], [], DETECT)[::-1] == forwards
 
 
 # Sentences
@@ -627,7 +601,7 @@ def test_the_suite_says_what_it_can_see() -> None:
 def test_more_tests_at_once_see_less() -> None:
     one = verdict_of(binary(100, 10, 10)).comparison.mde
     family = [binary(100, 10, 10, f"s.m{number}") for number in range(8)]
-    among_eight = decide(family, {}, DETECT)[0].comparison.mde
+    among_eight = decide(family, [], DETECT)[0].comparison.mde
     assert one is not None
     assert among_eight is not None
     assert among_eight > 1.2 * one

@@ -177,6 +177,7 @@ class Project:
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(self.root / folder)
             patch.delenv("CI", raising=False)  # there pytest prints users' tracebacks whole
+            patch.delenv("PYTEST_XDIST_WORKER", raising=False)
             done = self._pytester.runpytest_subprocess(*workers, *arguments)
         text = f"{done.stdout}\n{done.stderr}"
         assert "Traceback" not in text, text

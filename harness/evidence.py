@@ -1,0 +1,258 @@
+"""Item results -> scores by metric, model and case, and their comparisons."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from harness.comparing import compare, corpus_comparison
+from harness.evaluation import ItemResult
+from harness.records import INVALID_LABEL, Comparison, Rule, Score, Series
+from harness.rules import tags_of, usage_metrics
+
+Scores = Mapping[str, Mapping[str, Mapping[str, tuple[Score, ...]]]]
+"""metric -> model -> case id -> its scores, one per trial"""
+
+CaseKey = tuple[str, str]
+"""(suite, case id)"""
+
+_USAGE_UNITS = {"latency_s": "s", "cost_usd": "USD"}
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All scores of a run, and what its cases are.
+
+    `clusters` maps cases to their origin, `tags` to their tags; `guards` are the metrics of tests
+    marked as guards.
+    """
+
+    scores: Scores
+    clusters: Mapping[CaseKey, str]
+    tags: Mapping[CaseKey, tuple[str, ...]]
+    guards: frozenset[str]
+
+
+def evidence_of(results: Sequence[ItemResult], rules: Sequence[Rule] = ()) -> Evidence:
+    """Return the evidence in `results`, with the usage metrics that `rules` name."""
+    ordered = sorted(results, key=lambda each: (each.suite, each.test, each.id, each.arm))
+    return Evidence(
+        scores=_collected(ordered, rules),
+        clusters=_clusters(ordered),
+        tags={(result.suite, result.id): result.tags for result in ordered},
+        guards=_guarded(ordered),
+    )
+
+
+# ---------------------------------------------------------------------- scores
+
+
+def _collected(results: Sequence[ItemResult], rules: Sequence[Rule]) -> Scores:
+    found: dict[tuple[str, str, str], dict[int, Score]] = defaultdict(dict)
+    for result, score in _scored(results):
+        # A metric that two tests record is a mistake; until it is told, the last test counts.
+        found[score.metric, result.arm, result.id][result.trial] = score
+    for result, score in _usage_scores(results, rules):
+        found[score.metric, result.arm, result.id].setdefault(result.trial, score)
+    scores: dict[str, dict[str, dict[str, tuple[Score, ...]]]] = defaultdict(
+        lambda: defaultdict(dict)
+    )
+    for (metric, arm, id_), trials in found.items():
+        scores[metric][arm][id_] = tuple(score for _, score in sorted(trials.items()))
+    return scores
+
+
+def _scored(results: Sequence[ItemResult]) -> Iterator[tuple[ItemResult, Score]]:
+    asserting = _asserting(results)
+    reached = {
+        (result.suite, result.test, result.id, score.metric): score
+        for result in results
+        for score in result.scores
+    }
+    by_case: dict[tuple[str, str, str], list[Score]] = defaultdict(list)
+    for (suite, test, id_, _), score in reached.items():
+        by_case[suite, test, id_].append(score)
+    for result in results:
+        yield from ((result, score) for score in scores_of(result, asserting))
+        if result.asserted is False:
+            others = by_case[result.suite, result.test, result.id]
+            yield from ((result, score) for score in _unreached(result, others))
+
+
+def scores_of(result: ItemResult, asserting: set[tuple[str, str]]) -> Iterator[Score]:
+    """Yield the scores of an item, with that of its assertions where its test is `asserting`."""
+    yield from result.scores
+    if result.asserted is not None and (result.suite, result.test) in asserting:
+        yield Score(
+            metric=assertion_metric(result),
+            value=float(result.asserted),
+            passed=result.asserted,
+            explanation=result.explanation,
+        )
+
+
+def _asserting(results: Iterable[ItemResult]) -> set[tuple[str, str]]:
+    """The tests whose own assertions are a metric: without checks, or failed at least once."""
+    return {
+        (result.suite, result.test)
+        for result in results
+        if result.plain or result.asserted is False
+    }
+
+
+def assertion_metric(result: ItemResult) -> str:
+    """The metric of a test function's own assertions: its name without `test_`."""
+    return f"{result.suite}.{result.test.removeprefix('test_')}"
+
+
+def _unreached(result: ItemResult, others: Iterable[Score]) -> Iterator[Score]:
+    """The worst scores for the checks that a failed assertion kept from running.
+
+    The reply failed, not the evidence. `others` are the scores of this case in any arm and trial;
+    where the range is open there is no worst, and the score stays missing.
+    """
+    mine = {score.metric for score in result.scores}
+    for model in others:
+        value = model.low if model.higher_is_better else model.high
+        if model.metric not in mine and value is not None:
+            yield replace(
+                model,
+                value=value,
+                passed=False,
+                explanation=f"not reached: {result.explanation}",
+                unscored=None,
+                labels=(model.labels[0], INVALID_LABEL) if model.labels else None,
+                parts=dict.fromkeys(model.parts, 0.0),
+            )
+
+
+def _usage_scores(
+    results: Sequence[ItemResult], rules: Sequence[Rule]
+) -> Iterator[tuple[ItemResult, Score]]:
+    for result in results:
+        for name in usage_metrics(rules, result.suite):
+            value = result.usage.get(name)
+            if value is not None:
+                yield result, _usage_score(f"{result.suite}.{name}", value)
+
+
+def _usage_score(metric: str, value: float) -> Score:
+    unit = _USAGE_UNITS.get(metric.partition(".")[2], "tokens")
+    return Score(metric, value, higher_is_better=False, low=0.0, high=None, unit=unit)
+
+
+def recorded_twice(results: Sequence[ItemResult]) -> dict[str, list[str]]:
+    """Return the metrics that a case has twice under one model, with the tests they come from."""
+    asserting = _asserting(results)
+    tests: dict[tuple[str, str, str, int], list[str]] = defaultdict(list)
+    for result in results:
+        for score in scores_of(result, asserting):
+            tests[score.metric, result.arm, result.id, result.trial].append(result.test)
+    return {
+        metric: list(dict.fromkeys(names))
+        for (metric, *_), names in tests.items()
+        if len(names) > 1
+    }
+
+
+# ---------------------------------------------------------------------- cases
+
+
+def _guarded(results: Sequence[ItemResult]) -> frozenset[str]:
+    asserting = _asserting(results)
+    return frozenset(
+        score.metric
+        for result in results
+        if result.guard
+        for score in scores_of(result, asserting)
+        if not score.diagnostic
+    )
+
+
+def _clusters(results: Sequence[ItemResult]) -> dict[CaseKey, str]:
+    """Return case -> its cluster; identical prompts are one cluster."""
+    prompts: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for result in results:
+        prompts[result.suite, result.prompt].add(result.id)
+    found = {}
+    for result in results:
+        if result.cluster is not None:
+            found[result.suite, result.id] = result.cluster
+        elif len(prompts[result.suite, result.prompt]) > 1:
+            found[result.suite, result.id] = f"prompt {result.digest}"
+    return found
+
+
+# ---------------------------------------------------------------------- comparisons
+
+
+def comparisons(
+    evidence: Evidence,
+    baseline: str,
+    candidates: Sequence[str],
+    rules: Sequence[Rule],
+    alpha: float,
+) -> list[Comparison]:
+    """Compare every candidate with the baseline on every metric, sorted by metric.
+
+    Once over all cases, and once for each tag that a rule wants. Without candidates the baseline
+    stands alone and is only summed up.
+    """
+    return [
+        replace(made, guard=metric in evidence.guards, tag=tag)
+        for metric in sorted(evidence.scores)
+        for candidate in candidates or [baseline]
+        for tag in [None, *_wanted_tags(rules, metric)]
+        for made in compared(
+            evidence, metric, baseline if candidates else None, candidate, alpha, tag=tag
+        )
+    ]
+
+
+def _wanted_tags(rules: Sequence[Rule], metric: str) -> list[str]:
+    return sorted({*tags_of(rules, metric), *tags_of(rules, macro_f1_metric(metric))})
+
+
+def compared(
+    evidence: Evidence,
+    metric: str,
+    baseline: str | None,
+    candidate: str,
+    alpha: float,
+    *,
+    tag: str | None = None,
+) -> Iterator[Comparison]:
+    """Yield the comparison of one metric, and that of macro-F1 where its scores have labels.
+
+    With `tag`, of the cases that bear it; nothing where no model has a score.
+    """
+    suite = metric.split(".")[0]
+    arms = {
+        arm: {id_: scores for id_, scores in found.items() if _bears(evidence, (suite, id_), tag)}
+        for arm, found in evidence.scores[metric].items()
+    }
+    before = None if baseline is None else _series(metric, baseline, arms)
+    after = _series(metric, candidate, arms)
+    if not after.scores and not (before and before.scores):
+        return
+    origin = {id_: name for (of, id_), name in evidence.clusters.items() if of == suite}
+    yield compare(before, after, origin, alpha)
+    if any(score.labels for score in after.scores.values()):
+        whole = macro_f1_metric(metric)
+        named = before and replace(before, metric=whole)
+        yield corpus_comparison(named, replace(after, metric=whole), origin, alpha)
+
+
+def _series(metric: str, model: str, arms: Mapping[str, Mapping[str, tuple[Score, ...]]]) -> Series:
+    return Series(metric, model, {id_: trials[0] for id_, trials in arms.get(model, {}).items()})
+
+
+def _bears(evidence: Evidence, case: CaseKey, tag: str | None) -> bool:
+    return tag is None or tag in evidence.tags.get(case, ())
+
+
+def macro_f1_metric(metric: str) -> str:
+    """The name of macro-F1 beside a metric of labels: `macro_f1` beside `accuracy`."""
+    stem = metric.removesuffix("accuracy")
+    return f"{stem}macro_f1" if stem[-1] in "._" else f"{stem}_macro_f1"
