@@ -262,18 +262,14 @@ class Results:
             _session(self.config).record(report, result)
 
 
-@pytest.hookimpl(wrapper=True)
 def pytest_report_teststatus(
     report: pytest.TestReport,
-) -> Generator[None, tuple[str, str, str], tuple[str, str, str]]:
-    """Show a case as held, improved, unsolved or regressed; count gates, which have lines below."""
-    usual = yield
-    if getattr(report, "harness_gate", False):
-        return usual[0], "", usual[2]
+) -> tuple[str, str, str] | None:
+    """Show a case as held, improved, unsolved or regressed."""
     if report.when == "call" and (status := getattr(report, "harness_status", None)):
         letter = {"held": ".", "improved": "+", "unsolved": "u", "regressed": "R"}[status]
         return str(status), letter, str(status).upper()
-    return usual
+    return None
 
 
 # ---------------------------------------------------------------------- decide, report

@@ -319,8 +319,8 @@ class Session:
             return int(pytest.ExitCode.USAGE_ERROR)
         self.run = self._stored(self._run(judged, self.prepared, exit_status))
         self.page = self._write(self.run)
-        for verdict in self.run.verdicts:
-            report_gate(self.config, verdict)
+        for name, verdict in gate_names(self.run.verdicts):
+            report_gate(self.config, name, verdict)
         return self.run.exit_status
 
     def summary(self, width: int) -> list[str]:
@@ -418,37 +418,50 @@ def status_after(exit_status: int, decision: Decision) -> int:
     return 1 if exit_status == 1 or decision is Decision.FAIL else 0
 
 
-def report_gate(config: pytest.Config, verdict: Verdict) -> None:
+def gate_names(verdicts: Sequence[Verdict]) -> Iterator[tuple[str, Verdict]]:
+    """Yield each verdict with the name of its test; the rule is part of it where there are more."""
+    of = [(verdict.comparison.title, verdict.comparison.candidate) for verdict in verdicts]
+    for (title, candidate), verdict in zip(of, verdicts, strict=True):
+        rule = f" {verdict.rule}" if of.count((title, candidate)) > 1 else ""
+        yield f"{title}[{candidate}{rule}]", verdict
+
+
+def report_gate(config: pytest.Config, name: str, verdict: Verdict) -> None:
     """Make a gate a test of its own: in the terminal, in JUnit files, in every other report.
 
     An undecidable gate is an error (of the setup), a failed one a failure (of the call).
     """
-    compared = verdict.comparison
-    name = f"{compared.metric}[{compared.candidate}]"
-    nodeid = f"gates::{name}"
     bad = {Decision.UNDECIDABLE: "setup", Decision.FAIL: "call"}.get(verdict.decision)
     for when in ("setup", "call", "teardown"):
         if bad == "setup" and when == "call":
             continue
         report = pytest.TestReport(
-            nodeid=nodeid,
+            nodeid=f"gates::{name}",
             location=("gates", None, name),
             keywords={},
             outcome="failed" if when == bad else "passed",
             longrepr=verdict.reason if when == bad else None,
             when=when,
-            harness_gate=True,
         )
-        config.hook.pytest_runtest_logreport(report=report)
-    _forget_failure(config, nodeid)
+        _tell(config, report)
 
 
-def _forget_failure(config: pytest.Config, nodeid: str) -> None:
-    """Keep a gate out of the memory of `--lf`, which could never run it again."""
-    if plugin := config.pluginmanager.get_plugin("lfplugin"):
-        # Its keys are texts or, since pytest 9.2, objects that read as these texts.
-        for key in [key for key in plugin.lastfailed if str(key) == nodeid]:
-            del plugin.lastfailed[key]
+def _tell(config: pytest.Config, report: pytest.TestReport) -> None:
+    """Give the report of a gate to all plugins but those that would take it for a test to run.
+
+    `--lf` and `--stepwise` could never run it again, and the terminal counts it without a letter:
+    the progress is at 100 % already.
+    """
+    plugins = {
+        name: plugin
+        for name in ("lfplugin", "stepwiseplugin", "terminalreporter")
+        if (plugin := config.pluginmanager.get_plugin(name))
+    }
+    others = config.pluginmanager.subset_hook_caller("pytest_runtest_logreport", plugins.values())
+    others(report=report)
+    if terminal := plugins.get("terminalreporter"):
+        category, _, _ = config.hook.pytest_report_teststatus(report=report, config=config)
+        terminal._add_stats(category, [report])
 
 
 @contextmanager

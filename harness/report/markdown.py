@@ -90,7 +90,7 @@ def _row(verdict: Verdict) -> tuple[str, ...]:
     compared = verdict.comparison
     paired = compared.difference is not None
     return (
-        code(compared.metric),
+        code(compared.title),
         number(compared.baseline_mean),
         number(compared.candidate_mean),
         summary.change_of(compared),
@@ -102,7 +102,7 @@ def _row(verdict: Verdict) -> tuple[str, ...]:
 
 
 def _because(verdict: Verdict) -> str:
-    return sentence(f"{verdict.comparison.metric}: {verdict.reason}")
+    return sentence(f"{verdict.comparison.title}: {verdict.reason}")
 
 
 def _changed(run: Run, name: str) -> list[str]:

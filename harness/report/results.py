@@ -68,20 +68,27 @@ def _model(arm: Arm) -> dict[str, Any]:
     }
 
 
+_Answer = tuple[Comparison, Verdict | None]
+
+
 def _metrics(run: Run, models: Sequence[str]) -> list[dict[str, Any]]:
-    judged = {(v.comparison.candidate, v.comparison.metric): v for v in run.verdicts}
-    compared = {(one.candidate, one.metric): one for one in run.comparisons}
-    compared.update({key: verdict.comparison for key, verdict in judged.items()})
-    order = _ordered({candidate for candidate, _ in compared}, models)
-    return [
-        _metric(compared[key], judged.get(key))
-        for key in sorted(compared, key=lambda key: (order.index(key[0]), key[1]))
-    ]
+    judged: list[_Answer] = [(verdict.comparison, verdict) for verdict in run.verdicts]
+    gated = {(one.candidate, one.title) for one, _ in judged}
+    beside = [one for one in run.comparisons if (one.candidate, one.title) not in gated]
+    answers = [*judged, *((one, None) for one in beside)]
+    order = _ordered({one.candidate for one, _ in answers}, models)
+
+    def place(answer: _Answer) -> tuple[int, str, str]:
+        one, verdict = answer
+        return order.index(one.candidate), one.title, str(verdict.rule) if verdict else ""
+
+    return [_metric(*answer) for answer in sorted(answers, key=place)]
 
 
 def _metric(compared: Comparison, verdict: Verdict | None) -> dict[str, Any]:
     return {
         "metric": compared.metric,
+        "tag": compared.tag,
         "candidate": compared.candidate,
         "baseline": compared.baseline,
         "n": compared.n,

@@ -57,14 +57,14 @@ def gates(run: Run, name: str) -> list[Verdict]:
 def _gate_order(verdict: Verdict) -> tuple[int, bool, str]:
     rule = verdict.rule
     targeted = rule.at_least is not None or rule.better_by is not None or rule.at_most is not None
-    return _SEVERITY[verdict.decision], not targeted, verdict.comparison.metric
+    return _SEVERITY[verdict.decision], not targeted, verdict.comparison.title
 
 
 def beside(run: Run, name: str) -> list[Comparison]:
-    """The comparisons of the model `name` that no gate judges, by metric."""
-    gated = {verdict.comparison.metric for verdict in gates(run, name)}
-    mine = {c.metric: c for c in run.comparisons if c.candidate == name and c.metric not in gated}
-    return [mine[metric] for metric in sorted(mine)]
+    """The comparisons of the model `name` that no gate judges, by title."""
+    gated = {verdict.comparison.title for verdict in gates(run, name)}
+    mine = {c.title: c for c in run.comparisons if c.candidate == name and c.title not in gated}
+    return [mine[title] for title in sorted(mine)]
 
 
 def decision(run: Run, name: str) -> Decision | None:
@@ -93,7 +93,7 @@ def sights(run: Run, name: str) -> list[str]:
         seen = compared.mde is not None and _is_statistical(verdict.rule)
         if seen and _blindness(compared) > _blindness(widest.get(suite)):
             widest[suite] = compared
-    return [f"{one.metric}: {what_it_sees(one)}" for _, one in sorted(widest.items())]
+    return [f"{one.title}: {what_it_sees(one)}" for _, one in sorted(widest.items())]
 
 
 def _is_statistical(rule: Rule) -> bool:
@@ -123,7 +123,7 @@ def headline(run: Run) -> str:
 
 
 def _failure(run: Run, name: str) -> str:
-    failed = [v.comparison.metric for v in gates(run, name) if v.decision is Decision.FAIL]
+    failed = [v.comparison.title for v in gates(run, name) if v.decision is Decision.FAIL]
     of = plural(len(gates(run, name)), "gate")
     return f"{name} fails {len(failed)} of {of}: {_listed(failed, 3, 'metric')}"
 
@@ -147,7 +147,7 @@ def reason(run: Run) -> str:
     for arm in judged(run):
         for verdict in gates(run, arm.name):
             if verdict.decision is run.decision:
-                return sentence(f"{verdict.comparison.metric}: {verdict.reason}")
+                return sentence(f"{verdict.comparison.title}: {verdict.reason}")
     return ""
 
 
@@ -234,7 +234,7 @@ def _metric_figure(verdict: Verdict) -> Figure:
     if verdict.decision is Decision.FAIL or (verdict.verdict in ("improved", "passed")):
         good = verdict.decision is not Decision.FAIL
     return Figure(
-        label=compared.metric,
+        label=compared.title,
         before=number(compared.baseline_mean) if compared.baseline_mean is not None else "",
         after=number(compared.candidate_mean),
         note=change_of(compared) if compared.difference is not None else str(verdict.rule),

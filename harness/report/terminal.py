@@ -54,7 +54,7 @@ def _cells(verdict: Verdict) -> tuple[str, ...]:
     compared = verdict.comparison
     difference = compared.difference
     return (
-        line(compared.metric),
+        line(compared.title),
         _means(compared),
         verdict.verdict,
         signed(difference) if difference is not None else "",

@@ -69,6 +69,13 @@ def unreachable_at_3(messages):
     return _said("unreachable_at_3", messages, "yes")
 
 
+def moody(messages):
+    """Two questions of three get another answer the second time they are asked."""
+    before = LOG.read_text() if LOG.exists() else ""
+    again = before.count(json.dumps(["moody", messages])) % 2
+    return _said("moody", messages, "yes" if _number(messages) % 3 == 0 or again else "no")
+
+
 def by_prompt(messages):
     """Right if a system message or the text itself asks for it."""
     told = any("answer yes" in message["content"] for message in messages)
