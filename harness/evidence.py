@@ -11,7 +11,10 @@ from harness.evaluation import ItemResult
 from harness.records import INVALID_LABEL, Comparison, Rule, Score, Series
 from harness.rules import tags_of, usage_metrics
 
-Scores = Mapping[str, Mapping[str, Mapping[str, tuple[Score, ...]]]]
+ByModel = Mapping[str, Mapping[str, tuple[Score, ...]]]
+"""model -> case id -> its scores, one per trial"""
+
+Scores = Mapping[str, ByModel]
 """metric -> model -> case id -> its scores, one per trial"""
 
 CaseKey = tuple[str, str]
@@ -227,16 +230,12 @@ def compared(
 
     With `tag`, of the cases that bear it; nothing where no model has a score.
     """
-    suite = metric.split(".")[0]
-    arms = {
-        arm: {id_: scores for id_, scores in found.items() if _bears(evidence, (suite, id_), tag)}
-        for arm, found in evidence.scores[metric].items()
-    }
-    before = None if baseline is None else _series(metric, baseline, arms)
-    after = _series(metric, candidate, arms)
+    models = cases_with(evidence, metric, tag)
+    before = None if baseline is None else series(metric, baseline, models)
+    after = series(metric, candidate, models)
     if not after.scores and not (before and before.scores):
         return
-    origin = {id_: name for (of, id_), name in evidence.clusters.items() if of == suite}
+    origin = clusters_in(evidence, metric)
     yield compare(before, after, origin, alpha)
     if any(score.labels for score in after.scores.values()):
         whole = macro_f1_metric(metric)
@@ -244,12 +243,28 @@ def compared(
         yield corpus_comparison(named, replace(after, metric=whole), origin, alpha)
 
 
-def _series(metric: str, model: str, arms: Mapping[str, Mapping[str, tuple[Score, ...]]]) -> Series:
-    return Series(metric, model, {id_: trials[0] for id_, trials in arms.get(model, {}).items()})
+def cases_with(evidence: Evidence, metric: str, tag: str | None) -> ByModel:
+    """Return the scores of `metric` on the cases with `tag`; on all of them without."""
+    suite = metric.partition(".")[0]
+    return {
+        model: {
+            id_: scores
+            for id_, scores in found.items()
+            if tag is None or tag in evidence.tags.get((suite, id_), ())
+        }
+        for model, found in evidence.scores[metric].items()
+    }
 
 
-def _bears(evidence: Evidence, case: CaseKey, tag: str | None) -> bool:
-    return tag is None or tag in evidence.tags.get(case, ())
+def clusters_in(evidence: Evidence, metric: str) -> dict[str, str]:
+    """Return case id -> cluster in the suite of `metric`."""
+    suite = metric.partition(".")[0]
+    return {id_: name for (of, id_), name in evidence.clusters.items() if of == suite}
+
+
+def series(metric: str, model: str, models: ByModel) -> Series:
+    """Return the scores of one of `models`; none where it has none."""
+    return Series(metric, model, {id_: trials[0] for id_, trials in models.get(model, {}).items()})
 
 
 def macro_f1_metric(metric: str) -> str:

@@ -434,6 +434,32 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
+class Slice:
+    """A comparison on a part of the evidence: `kind` "tag" or "field", `name` the tag or field.
+
+    Exploratory. `q` is the rate of false discoveries at which this one stands out.
+    """
+
+    kind: str
+    name: str
+    comparison: Comparison
+    q: float
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a candidate stands among the others on one metric.
+
+    `ahead_of` names the candidates that it is shown to be better than, Holm's correction included.
+    """
+
+    metric: str
+    candidate: str
+    mean: float
+    ahead_of: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Usage:
     """What one model took in a run. Tokens are means per request, latencies seconds."""
 
@@ -533,3 +559,5 @@ class Run:
     errors: tuple[str, ...] = ()
     environment: Mapping[str, Any] = field(default_factory=dict)
     comparisons: tuple[Comparison, ...] = ()
+    slices: tuple[Slice, ...] = ()
+    ranking: tuple[Standing, ...] = ()

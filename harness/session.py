@@ -348,6 +348,8 @@ class Session:
             training=prepared.candidates,
             cases=judged.cases,
             labels=judged.labels,
+            slices=judged.slices,
+            ranking=judged.ranking,
             notes=(*prepared.notes, *judged.notes, *self._flips(judged)),
             errors=errors,
             environment=self._environment(),

@@ -11,6 +11,7 @@ from harness.arms import PlannedArm
 from harness.config import Settings
 from harness.evaluation import ItemResult
 from harness.evidence import comparisons, evidence_of, recorded_twice
+from harness.ranking import ranking
 from harness.records import (
     CaseResult,
     Comparison,
@@ -20,8 +21,11 @@ from harness.records import (
     LabelTable,
     Role,
     Rule,
+    Slice,
+    Standing,
     Verdict,
 )
+from harness.slices import slices
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,8 @@ class Judgement:
     verdicts: tuple[Verdict, ...]
     cases: tuple[CaseResult, ...]
     labels: tuple[LabelTable, ...]
+    slices: tuple[Slice, ...] = ()
+    ranking: tuple[Standing, ...] = ()
     notes: tuple[str, ...] = ()
     errors: tuple[str, ...] = ()
     mistakes: tuple[str, ...] = ()
@@ -89,9 +95,18 @@ def _judged(
         verdicts=tuple(verdicts) if complete else (),
         cases=outcome.case_results(results, evidence.scores, baseline),
         labels=outcome.label_tables(evidence.scores),
+        slices=slices(evidence, baseline, candidates, settings.alpha),
+        ranking=ranking(evidence, _decisive(verdicts), candidates, settings.alpha),
         errors=tuple(errors),
         mistakes=tuple(_wrong_gates(unused, compared) if complete and not errors else ()),
     )
+
+
+def _decisive(verdicts: Sequence[Verdict]) -> list[str]:
+    """The metrics that candidates are ranked on: the targets; where there is none, all gated."""
+    gated = [verdict for verdict in verdicts if verdict.comparison.tag is None]
+    targets = [verdict for verdict in gated if verdict.rule.better_by is not None]
+    return sorted({verdict.comparison.metric for verdict in targets or gated})
 
 
 def _errors(results: Sequence[ItemResult]) -> list[str]:

@@ -23,6 +23,7 @@ from harness.records import (
     LabelTable,
     Rule,
     Run,
+    Slice,
     Status,
     Verdict,
 )
@@ -58,6 +59,8 @@ def page(run: Run) -> str:
             tables=[_labels(table) for table in sorted(run.labels, key=_table_key)],
             training=[_training(made) for made in sorted(run.training, key=lambda made: made.name)],
             users=summary.users(run),
+            ranks=summary.ranks(run),
+            striking=summary.STRIKING,
             environment=_flat(run.environment),
         )
     )
@@ -149,6 +152,7 @@ class ModelView:
     gates: list[Gate]
     beside: list[Comparison]
     sights: list[str]
+    slices: list[Slice]
     cases: list[CaseView]
     regressed: int
     improved: int
@@ -177,6 +181,7 @@ def _model(run: Run, arm: Arm, place: int) -> ModelView:
         ],
         beside=summary.beside(run, arm.name),
         sights=summary.sights(run, arm.name),
+        slices=[s for s in summary.sliced(run.slices) if s.comparison.candidate == arm.name],
         cases=[
             _case(change, before.name if before else "", arm.name, number < _OPEN_CASES)
             for number, change in enumerate(changes[: summary.SHOWN_CASES])

@@ -35,6 +35,7 @@ def page(run: Run) -> str:
         f"## {_SIGNS[run.decision]} {run.decision.value.upper()}: {escape(summary.headline(run))}",
         escape(summary.reason(run)),
         *(block for arm in summary.judged(run) for block in _model(run, arm.name)),
+        _listed("Ranking", map(escape, summary.ranks(run))),
         _usage(run),
         _listed("Errors", map(code, run.errors)),
         _listed("Notes", map(escape, run.notes)),
@@ -78,6 +79,7 @@ def _model(run: Run, name: str) -> list[str]:
         f"### {code(name)}{against}",
         _table(_HEAD, map(_row, verdicts)) if verdicts else "No gate applies.",
         "\n".join(f"- {escape(_because(v))}" for v in verdicts if v.decision is not Decision.PASS),
+        "\n".join(f"- {escape(text)}" for text in summary.striking(run, name)),
         "\n".join(f"- {escape(text)}" for text in summary.sights(run, name)),
         *_changed(run, name),
     ]

@@ -15,9 +15,11 @@ from harness.records import (
     CaseResult,
     Comparison,
     Run,
+    Slice,
     Usage,
     Verdict,
 )
+from harness.report import summary
 
 SCHEMA_VERSION = 1
 _SCHEMA = Path(__file__).with_name("results.schema.json")
@@ -48,6 +50,8 @@ def as_results(run: Run) -> dict[str, Any]:
         "metrics": _metrics(run, models),
         "usage": {name: _usage(run.usage[name]) for name in _ordered(run.usage, models)},
         "training": [_training(made) for made in sorted(run.training, key=lambda made: made.name)],
+        "slices": [_slice(one) for one in summary.sliced(run.slices)],
+        "ranking": [asdict(one) | {"ahead_of": list(one.ahead_of)} for one in run.ranking],
         "cases": [_case(case, models) for case in sorted(run.cases, key=_case_key)],
         "errors": list(run.errors),
         "environment": _plain(run.environment),
@@ -108,6 +112,21 @@ def _metric(compared: Comparison, verdict: Verdict | None) -> dict[str, Any]:
         "rule": str(verdict.rule) if verdict else None,
         "verdict": verdict.verdict if verdict else None,
         "reason": verdict.reason if verdict else None,
+    }
+
+
+def _slice(one: Slice) -> dict[str, Any]:
+    compared = one.comparison
+    return {
+        "kind": one.kind,
+        "name": one.name,
+        "metric": compared.metric,
+        "candidate": compared.candidate,
+        "n": compared.n,
+        "baseline_mean": _number(compared.baseline_mean),
+        "candidate_mean": _number(compared.candidate_mean),
+        "difference": _number(compared.difference),
+        "q": _number(one.q),
     }
 
 

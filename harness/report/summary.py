@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from harness.records import (
@@ -13,6 +13,8 @@ from harness.records import (
     Role,
     Rule,
     Run,
+    Slice,
+    Standing,
     Status,
     Usage,
     Verdict,
@@ -104,6 +106,52 @@ def _blindness(compared: Comparison | None) -> tuple[float, str]:
     return (compared.mde or 0.0, compared.metric) if compared else (-1.0, "")
 
 
+STRIKING = 0.10
+"""The rate of false discoveries at which a slice is told (Benjamini and Hochberg's q)."""
+
+
+def sliced(slices: Iterable[Slice]) -> list[Slice]:
+    """The slices by candidate, the most striking first."""
+
+    def place(one: Slice) -> tuple[str, float, str, str, str]:
+        compared = one.comparison
+        return compared.candidate, one.q, compared.metric, one.kind, one.name
+
+    return sorted(slices, key=place)
+
+
+def striking(run: Run, name: str) -> list[str]:
+    """What stands out in a part of the evidence on the model `name`, one sentence each."""
+    found = [one for one in sliced(run.slices) if one.comparison.candidate == name]
+    return [_striking(one) for one in found if one.q <= STRIKING]
+
+
+def _striking(one: Slice) -> str:
+    compared = one.comparison
+    where = f"with the tag {one.name}" if one.kind == "tag" else f"in the field {one.name}"
+    return (
+        f"exploratory: {compared.metric} {where}: {number(compared.baseline_mean)} -> "
+        f"{number(compared.candidate_mean)} on {plural(compared.n, 'case')} (q = {one.q:.2g})"
+    )
+
+
+def ranks(run: Run) -> list[str]:
+    """How the candidates stand among each other, one sentence for each metric."""
+    metrics = dict.fromkeys(one.metric for one in run.ranking)
+    return [_ranks([one for one in run.ranking if one.metric == metric]) for metric in metrics]
+
+
+def _ranks(standings: Sequence[Standing]) -> str:
+    shown = [f"{one.candidate} {number(one.mean)}{_ahead(one)}" for one in standings]
+    best, rest = standings[0], {one.candidate for one in standings[1:]}
+    end = "" if rest == set(best.ahead_of) else "; none is shown to be the best"
+    return f"{best.metric}: {', '.join(shown)}{end}"
+
+
+def _ahead(one: Standing) -> str:
+    return f" (ahead of {_listed(list(one.ahead_of), 5, 'candidate')})" if one.ahead_of else ""
+
+
 def headline(run: Run) -> str:
     """The verdict in one sentence, without the word PASS, FAIL or UNDECIDABLE."""
     names = [arm.name for arm in judged(run)]
@@ -125,7 +173,8 @@ def headline(run: Run) -> str:
 def _failure(run: Run, name: str) -> str:
     failed = [v.comparison.title for v in gates(run, name) if v.decision is Decision.FAIL]
     of = plural(len(gates(run, name)), "gate")
-    return f"{name} fails {len(failed)} of {of}: {_listed(failed, 3, 'metric')}"
+    metrics = list(dict.fromkeys(failed))
+    return f"{name} fails {len(failed)} of {of}: {_listed(metrics, 3, 'metric')}"
 
 
 def _count(run: Run, name: str, wanted: Decision) -> int:

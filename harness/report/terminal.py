@@ -12,6 +12,7 @@ from harness.report.text import interval, line, number, plural, short, signed
 
 _NAMED_CASES = 5
 _NARROWEST = 20
+_STRIKING_SLICES = 5
 
 
 def lines(run: Run, width: int, report: Path | None = None) -> list[str]:
@@ -25,6 +26,7 @@ def lines(run: Run, width: int, report: Path | None = None) -> list[str]:
     for arm in summary.judged(run):
         made += _gates(run, arm.name, width)
         made += _wrapped(_about(run, arm.name), width, "  ")
+    made += _wrapped(summary.ranks(run), width)
     made += _wrapped(run.notes, width)
     return [*made, f"report: {report}"] if report else made
 
@@ -89,7 +91,12 @@ def _aligned(rows: Sequence[Sequence[str]], width: int) -> list[str]:
 
 
 def _about(run: Run, name: str) -> list[str]:
-    return [*_changed(run, name), *summary.sights(run, name), *_usage(run, name)]
+    return [
+        *_changed(run, name),
+        *summary.striking(run, name)[:_STRIKING_SLICES],
+        *summary.sights(run, name),
+        *_usage(run, name),
+    ]
 
 
 def _changed(run: Run, name: str) -> list[str]:
