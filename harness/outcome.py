@@ -118,7 +118,7 @@ def comparisons(
             if not right.scores and not (left and left.scores):
                 continue
             made.append(compare(left, right, origin, alpha))
-            if any(score.labels for score in right.scores.values()):
+            if any(score.labels for trials in right.scores.values() for score in trials):
                 whole = macro_f1_metric(metric)
                 before = left and replace(left, metric=whole)
                 made.append(corpus_comparison(before, replace(right, metric=whole), origin, alpha))
@@ -139,7 +139,7 @@ def macro_f1_name(metric: str) -> str:
 
 
 def _series(metric: str, model: str, arms: Mapping[str, Mapping[str, Score]]) -> Series:
-    return Series(metric, model, arms.get(model, {}))
+    return Series(metric, model, {id_: (score,) for id_, score in arms.get(model, {}).items()})
 
 
 def clusters_of(results: Sequence[ItemResult]) -> dict[tuple[str, str], str]:
