@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from harness import stats
 from harness.records import (
@@ -65,97 +66,115 @@ def too_much_missing(comparison: Comparison) -> bool:
     return incomplete(comparison) > _MISSING_LIMIT * pairs
 
 
-@dataclass(frozen=True, slots=True)
-class _Pair:
-    """One case in both arms; None where an arm has no value."""
-
-    before: Score | None
-    after: Score | None
-    group: Hashable
+_Trials = tuple[Score, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _Whole:
-    """One case that has a value in both arms."""
+class _Pairs(NamedTuple):
+    """Cases in both arms, column by column: the scores of all trials, empty where one lacks."""
 
-    before: Score
-    after: Score
-    group: Hashable
+    before: Sequence[_Trials]
+    after: Sequence[_Trials]
+    groups: Sequence[Hashable]
+
+    def complete(self) -> _Pairs:
+        if all(self.before) and all(self.after):
+            return self
+        kept = [pair for pair in zip(*self, strict=True) if pair[0] and pair[1]]
+        return _Pairs(*zip(*kept, strict=True)) if kept else _Pairs((), (), ())
+
+    def scores(self) -> Iterator[Score]:
+        return itertools.chain.from_iterable(itertools.chain(self.before, self.after))
 
 
 class _Method(Protocol):
-    """How a metric is made of its cases' scores."""
+    """How a metric is made of its cases' scores; all that it is given are complete."""
 
-    def mean(self, scores: Sequence[Score]) -> float: ...
+    def mean(self, cases: Sequence[_Trials]) -> float: ...
 
-    def difference(self, frame: Comparison, pairs: Sequence[_Whole]) -> Comparison:
+    def difference(self, frame: Comparison, pairs: _Pairs) -> Comparison:
         """Return `frame` with means, difference, p values, standard error and intervals."""
 
-    def blanks(self, pairs: Sequence[_Pair], frame: Comparison) -> _Blanks: ...
+    def blanks(self, pairs: _Pairs, frame: Comparison) -> _Blanks: ...
 
 
 class _Blanks(Protocol):
-    """What stands in for a value that is missing in `pair`."""
+    """What stands in for one trial of an incomplete case; `seen` is what the other arm has."""
 
-    def __call__(self, pair: _Pair, *, good: bool) -> Score: ...
+    def __call__(self, seen: _Trials, *, good: bool) -> Score: ...
 
 
 def _compared(
     baseline: Series | None, candidate: Series, clusters: Mapping[str, str], method: _Method
 ) -> Comparison:
-    # A series alone is paired with itself: then a pair is complete where its one score is.
-    before = (baseline or candidate).scores
-    ids = sorted(before.keys() | candidate.scores.keys())
-    pairs = [_pair(case, before, candidate.scores, clusters) for case in ids]
-    whole = [_Whole(p.before, p.after, p.group) for p in pairs if p.before and p.after]
-    both = len(before.keys() & candidate.scores.keys())
-    frame = replace(
-        _frame(baseline, candidate), missing=len(ids) - both, unscored=both - len(whole)
+    # A series alone is paired with itself: then a pair is complete where its scores are.
+    before = baseline or candidate
+    frame = _frame(baseline, candidate)
+    ids = sorted(before.scores.keys() | candidate.scores.keys())
+    pairs = _Pairs(
+        _complete(before, ids, frame.trials),
+        _complete(candidate, ids, frame.trials),
+        [("cluster", clusters[id_]) if id_ in clusters else id_ for id_ in ids],
     )
+    _refuse_other_checks(candidate.metric, ids, pairs)
+    whole = pairs.complete()
+    both = len(before.scores.keys() & candidate.scores.keys())
+    counted = replace(frame, missing=len(ids) - both, unscored=both - len(whole.groups))
     comparison = replace(
-        _summed_up(frame, whole, method),
-        absent=(sum(not pair.before for pair in pairs), sum(not pair.after for pair in pairs)),
+        _summed_up(counted, whole, method),
+        absent=(sum(not case for case in pairs.before), sum(not case for case in pairs.after)),
     )
-    if not whole or len(whole) == len(pairs) or too_much_missing(comparison):
+    if not comparison.n or whole is pairs or too_much_missing(comparison):
         return comparison
-    blank = method.blanks(pairs, frame)
-    full = replace(frame, missing=0, unscored=0)
-    worlds = [
-        [
-            _Whole(p.before or blank(p, good=lost), p.after or blank(p, good=not lost), p.group)
-            for p in pairs
-        ]
-        for lost in (True, False)
+    return replace(comparison, extremes=_extremes(frame, pairs, method))
+
+
+def _complete(series: Series, ids: Iterable[str], trials: int) -> list[_Trials]:
+    """The scores of each case, empty where a trial is missing or has no value."""
+    cases = [series.scores.get(id_, ()) for id_ in ids]
+    return [
+        case if len(case) == trials and None not in [score.value for score in case] else ()
+        for case in cases
     ]
-    extremes = tuple(_summed_up(full, world, method) for world in worlds)
-    return replace(comparison, extremes=extremes)
 
 
-def _pair(
-    case: str,
-    before: Mapping[str, Score],
-    after: Mapping[str, Score],
-    clusters: Mapping[str, str],
-) -> _Pair:
-    group = ("cluster", clusters[case]) if case in clusters else ("case", case)
-    pair = _Pair(_scored(before.get(case)), _scored(after.get(case)), group)
-    if pair.before and pair.after and pair.before.check != pair.after.check:
-        raise EvidenceError(
-            f"{pair.after.metric}: case {case!r} was scored by different checks in the two arms, "
-            "so they cannot be compared; run both arms again with today's checks"
-        )
-    return pair
+def _extremes(frame: Comparison, pairs: _Pairs, method: _Method) -> tuple[Comparison, Comparison]:
+    """The comparison with incomplete arms filled whole, to the candidate's loss and to its win."""
+    blank = method.blanks(pairs, frame)
+
+    def filled(cases: Sequence[_Trials], others: Sequence[_Trials], good: bool) -> list[_Trials]:
+        return [
+            case or (blank(other, good=good),) * frame.trials
+            for case, other in zip(cases, others, strict=True)
+        ]
+
+    def world(*, lost: bool) -> Comparison:
+        before = filled(pairs.before, pairs.after, lost)
+        after = filled(pairs.after, pairs.before, not lost)
+        return _summed_up(frame, _Pairs(before, after, pairs.groups), method)
+
+    return world(lost=True), world(lost=False)
 
 
-def _scored(score: Score | None) -> Score | None:
-    return score if score is not None and score.value is not None else None
+def _refuse_other_checks(metric: str, ids: Sequence[str], pairs: _Pairs) -> None:
+    if len({score.check for score in pairs.scores()}) < 2:
+        return
+    for case, before, after in zip(ids, pairs.before, pairs.after, strict=True):
+        if before and after and len({score.check for score in before + after}) > 1:
+            raise EvidenceError(
+                f"{metric}: case {case!r} was scored by different checks in the two arms, "
+                "so they cannot be compared; run both arms again with today's checks"
+            )
 
 
 def _frame(baseline: Series | None, candidate: Series) -> Comparison:
-    """The comparison with nothing yet but what the metric is."""
-    scores = [*candidate.scores.values(), *(baseline.scores.values() if baseline else ())]
-    scored = [score for score in scores if score.value is not None]
-    meanings = {(s.higher_is_better, s.low, s.high, s.unit, s.diagnostic) for s in scored}
+    """The comparison with nothing yet but what the metric is and how often it was tried."""
+    cases = [*candidate.scores.values(), *(baseline.scores.values() if baseline else ())]
+    meanings = {
+        (score.higher_is_better, score.low, score.high, score.unit, score.diagnostic)
+        for trials in cases
+        for score in trials
+        if score.value is not None
+    }
     if len(meanings) > 1:
         raise HarnessError(
             f"{candidate.metric} is recorded with differing ranges, units or directions; "
@@ -170,6 +189,7 @@ def _frame(baseline: Series | None, candidate: Series) -> Comparison:
         n=0,
         missing=0,
         unscored=0,
+        trials=max(map(len, cases), default=1),
         diagnostic=diagnostic,
         higher_is_better=higher_is_better,
         low=low,
@@ -178,31 +198,73 @@ def _frame(baseline: Series | None, candidate: Series) -> Comparison:
     )
 
 
-def _summed_up(frame: Comparison, pairs: Sequence[_Whole], method: _Method) -> Comparison:
-    if not pairs:
+def _summed_up(frame: Comparison, pairs: _Pairs, method: _Method) -> Comparison:
+    if not pairs.groups:
         return frame
-    groups = len({pair.group for pair in pairs})
-    mean = method.mean([pair.after for pair in pairs])
-    counted = replace(frame, n=len(pairs), clusters=groups, candidate_mean=mean)
+    counted = replace(
+        frame,
+        n=len(pairs.groups),
+        clusters=len(set(pairs.groups)),
+        candidate_mean=method.mean(pairs.after),
+    )
     return method.difference(counted, pairs) if frame.baseline is not None else counted
 
 
-def _value(score: Score) -> float:
-    assert score.value is not None
-    return score.value
+def _values(cases: Sequence[_Trials]) -> list[float]:
+    """All trials of the first case, then of the next."""
+    return [score.value for trials in cases for score in trials if score.value is not None]
 
 
-def _differences(frame: Comparison, pairs: Iterable[_Whole]) -> list[float]:
-    """Candidate minus baseline per pair, more is better; rounding noise is no difference."""
+def _rows(values: Sequence[float], trials: int) -> list[Sequence[float]]:
+    return [values[start : start + trials] for start in range(0, len(values), trials)]
+
+
+def _case_means(values: list[float], trials: int) -> list[float]:
+    """Trials are averaged before anything else: more of them are no more cases."""
+    return values if trials == 1 else [_mean(row) for row in _rows(values, trials)]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)
+
+
+def _differences(frame: Comparison, before: Iterable[float], after: Iterable[float]) -> list[float]:
+    """Candidate minus baseline per case, more is better; rounding noise is no difference."""
     sign = 1 if frame.higher_is_better else -1
-    values = ((_value(pair.before), _value(pair.after)) for pair in pairs)
-    return [0.0 if math.isclose(old, new) else sign * (new - old) for old, new in values]
+    return [
+        0.0 if old == new or math.isclose(old, new) else sign * (new - old)
+        for old, new in zip(before, after, strict=True)
+    ]
 
 
-def _with_counts(frame: Comparison, differences: Sequence[float]) -> Comparison:
-    losses, wins = sum(d < 0 for d in differences), sum(d > 0 for d in differences)
-    ties = len(differences) - losses - wins
-    return replace(frame, losses=losses, wins=wins, ties=ties)
+def _with_counts(frame: Comparison, differences: Sequence[float], pairs: _Pairs) -> Comparison:
+    moved = [difference for difference in differences if difference]
+    losses = sum(difference < 0 for difference in moved)
+    return replace(
+        frame,
+        losses=losses,
+        wins=len(moved) - losses,
+        ties=len(differences) - len(moved),
+        contract_losses=_broken(frame, pairs) if _all_yes_or_no(pairs) else losses,
+    )
+
+
+def _all_yes_or_no(pairs: _Pairs) -> bool:
+    return all(score.value in (0, 1) for score in pairs.scores())
+
+
+def _broken(frame: Comparison, pairs: _Pairs) -> int:
+    """How many cases the baseline passes by the majority of its trials and the candidate fails."""
+
+    def passes(trials: _Trials) -> bool:
+        passed = [
+            (score.value == 1) == frame.higher_is_better if score.passed is None else score.passed
+            for score in trials
+        ]
+        return 2 * sum(passed) > len(trials)
+
+    both = zip(pairs.before, pairs.after, strict=True)
+    return sum(passes(before) and not passes(after) for before, after in both)
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,89 +273,128 @@ class _Means:
 
     alpha: float
 
-    def mean(self, scores: Sequence[Score]) -> float:
-        return math.fsum(map(_value, scores)) / len(scores)
+    def mean(self, cases: Sequence[_Trials]) -> float:
+        return _mean(_case_means(_values(cases), len(cases[0])))
 
-    def difference(self, frame: Comparison, pairs: Sequence[_Whole]) -> Comparison:
-        differences = _differences(frame, pairs)
-        groups = [pair.group for pair in pairs]
-        worse, better = stats.sign_flip(stats.cluster_sums(differences, groups))
-        counted = _with_counts(frame, differences)
-        binary = frame.clusters == frame.n and _all_binary(pairs)
+    def difference(self, frame: Comparison, pairs: _Pairs) -> Comparison:
+        values = _values(pairs.before), _values(pairs.after)
+        before, after = (_case_means(arm, frame.trials) for arm in values)
+        differences = _differences(frame, before, after)
+        groups = _groups(frame, pairs)
+        sums = stats.cluster_sums(differences, groups)
+        worse, better = stats.sign_flip(sums)
+        alone = frame.trials == 1 and frame.clusters == frame.n
         summed = replace(
-            counted,
-            baseline_mean=self.mean([pair.before for pair in pairs]),
-            difference=math.fsum(differences) / len(differences),
+            _with_counts(frame, differences, pairs),
+            baseline_mean=_mean(before),
+            difference=_mean(differences),
             p=worse,
             p_better=better,
-            p_exact=stats.mcnemar_exact(counted.losses, counted.wins) if binary else None,
             se=stats.cluster_se(differences, groups),
-            binary=binary,
+            binary=alone and {*before, *after} <= {0, 1},
+            noise_share=_noise_share(frame, *values),
+            skew=_skew(sums),
+            deviation=math.sqrt(stats.variance(differences)) if frame.n > 1 else None,
+            design_effect=stats.design_effect(differences, groups),
         )
-        return _with_intervals(summed, self.alpha)
+        return _with_intervals(_with_closed_forms(summed), self.alpha)
 
-    def blanks(self, pairs: Sequence[_Pair], frame: Comparison) -> _Blanks:
+    def blanks(self, pairs: _Pairs, frame: Comparison) -> _Blanks:
         """The end of the metric's range, or where that is open, of the values seen."""
-        known = _known(pairs)
-        values = [_value(score) for score in known]
+        known = list(pairs.scores())
+        values = [score.value for score in known if score.value is not None]
         low = min(values) if frame.low is None else frame.low
         high = max(values) if frame.high is None else frame.high
 
-        def blank(pair: _Pair, *, good: bool) -> Score:
-            return replace(known[0], value=high if good == frame.higher_is_better else low)
+        def blank(seen: _Trials, *, good: bool) -> Score:
+            passed = None if known[0].passed is None else good
+            value = high if good == frame.higher_is_better else low
+            return replace(known[0], value=value, passed=passed)
 
         return blank
 
 
-def _all_binary(pairs: Iterable[_Whole]) -> bool:
-    return all(score.value in (0, 1) for pair in pairs for score in (pair.before, pair.after))
+def _groups(frame: Comparison, pairs: _Pairs) -> Sequence[Hashable]:
+    return range(frame.n) if frame.clusters == frame.n else pairs.groups
 
 
-def _known(pairs: Iterable[_Pair]) -> list[Score]:
-    return [score for pair in pairs for score in (pair.before, pair.after) if score]
+def _with_closed_forms(comparison: Comparison) -> Comparison:
+    if not comparison.binary:
+        return comparison
+    return replace(
+        comparison,
+        p_exact=stats.mcnemar_exact(comparison.losses, comparison.wins),
+        e_value=stats.e_value(comparison.losses, comparison.wins),
+    )
+
+
+def _noise_share(
+    frame: Comparison, before: Sequence[float], after: Sequence[float]
+) -> float | None:
+    if frame.trials == 1:
+        return None
+    return stats.noise_share(_rows(before, frame.trials), _rows(after, frame.trials))
+
+
+def _skew(sums: Sequence[float]) -> float | None:
+    """How skewed the evidence is, with zeros and without, whichever is less.
+
+    Zeros alone make few differences look skewed; a plain drop on a few of many cases looks so
+    without them.
+    """
+    moved = [value for value in sums if value]
+    sizes = list(map(abs, moved))
+    if not sizes or math.isclose(min(sizes), max(sizes)):
+        return None
+    found = stats.skewness(sums), stats.skewness(moved)
+    return min((skew for skew in found if skew is not None), default=None)
 
 
 @dataclass(frozen=True, slots=True)
 class _MacroF1:
-    """Macro-F1: a metric of the whole series."""
+    """Macro-F1: a metric of the whole series; every trial of a case adds its pair of labels."""
 
     alpha: float
 
-    def mean(self, scores: Sequence[Score]) -> float:
-        return stats.macro_f1(map(_labels, scores))
+    def mean(self, cases: Sequence[_Trials]) -> float:
+        return stats.macro_f1(_labels(score) for trials in cases for score in trials)
 
-    def difference(self, frame: Comparison, pairs: Sequence[_Whole]) -> Comparison:
-        before, after = [pair.before for pair in pairs], [pair.after for pair in pairs]
+    def difference(self, frame: Comparison, pairs: _Pairs) -> Comparison:
+        groups = _groups(frame, pairs)
         paired = stats.paired_labels(
-            [_labels(score) for score in before],
-            [_labels(score) for score in after],
-            [pair.group for pair in pairs],
+            [_labels(score) for trials in pairs.before for score in trials],
+            [_labels(score) for trials in pairs.after for score in trials],
+            [group for group in groups for _ in range(frame.trials)],
         )
         worse, better = paired.swap_test()
+        before = _case_means(_values(pairs.before), frame.trials)
+        after = _case_means(_values(pairs.after), frame.trials)
+        differences = _differences(frame, before, after)
+        se = paired.jackknife_se()
         summed = replace(
-            _with_counts(frame, _differences(frame, pairs)),
-            baseline_mean=self.mean(before),
+            _with_counts(frame, differences, pairs),
+            baseline_mean=self.mean(pairs.before),
             difference=paired.difference,
             p=worse,
             p_better=better,
-            se=paired.jackknife_se(),
+            se=se,
+            deviation=None if se is None else se * math.sqrt(frame.n),
         )
         return _with_intervals(summed, self.alpha)
 
-    def blanks(self, pairs: Sequence[_Pair], frame: Comparison) -> _Blanks:
+    def blanks(self, pairs: _Pairs, frame: Comparison) -> _Blanks:
         """The right label, or an invalid one.
 
         A case that neither arm labelled counts as one of the rarest label, which weighs most.
         """
-        known = _known(pairs)
+        known = list(pairs.scores())
         counts = Counter(_labels(score)[0] for score in known)
         rarest = min(counts, key=lambda label: (counts[label], label))
 
-        def blank(pair: _Pair, *, good: bool) -> Score:
-            seen = pair.before or pair.after
-            expected = _labels(seen)[0] if seen else rarest
+        def blank(seen: _Trials, *, good: bool) -> Score:
+            expected = _labels(seen[0])[0] if seen else rarest
             labels = (expected, expected if good else INVALID_LABEL)
-            return replace(known[0], value=float(good), labels=labels)
+            return replace(known[0], value=float(good), passed=good, labels=labels)
 
         return blank
 

@@ -237,7 +237,7 @@ def compared(
         return
     origin = clusters_in(evidence, metric)
     yield compare(before, after, origin, alpha)
-    if any(score.labels for score in after.scores.values()):
+    if any(score.labels for trials in after.scores.values() for score in trials):
         whole = macro_f1_metric(metric)
         named = before and replace(before, metric=whole)
         yield corpus_comparison(named, replace(after, metric=whole), origin, alpha)
@@ -264,7 +264,7 @@ def clusters_in(evidence: Evidence, metric: str) -> dict[str, str]:
 
 def series(metric: str, model: str, models: ByModel) -> Series:
     """Return the scores of one of `models`; none where it has none."""
-    return Series(metric, model, {id_: trials[0] for id_, trials in models.get(model, {}).items()})
+    return Series(metric, model, models.get(model, {}))
 
 
 def macro_f1_metric(metric: str) -> str:

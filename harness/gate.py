@@ -154,11 +154,21 @@ def _answer(comparison: Comparison, rule: Rule, settings: GateSettings) -> _Answ
         return _contract(comparison, rule.max_regressions)
     if _is_smoke(comparison, settings):
         return "smoke", Decision.PASS, _smoke_reason(comparison, settings.alpha)
+    return _with_doubts(comparison, _by_statistics(comparison, rule, settings))
+
+
+def _by_statistics(comparison: Comparison, rule: Rule, settings: GateSettings) -> _Answer:
     if rule.margin is not None:
         return _within_margin(comparison, rule.margin, settings)
     if rule.better_by is not None:
         return _better(comparison, rule.better_by, settings)
     return _guard(comparison, settings)
+
+
+def _with_doubts(comparison: Comparison, answer: _Answer) -> _Answer:
+    verdict, decision, reason = answer
+    noise = wording.sampling_noise(comparison) if verdict == "inconclusive" else ""
+    return verdict, decision, reason + noise + wording.skewed(comparison)
 
 
 def _invalid(comparison: Comparison) -> str:
@@ -192,8 +202,10 @@ def _absolute(comparison: Comparison, limit: float, *, at_least: bool) -> _Answe
 
 
 def _contract(comparison: Comparison, limit: int) -> _Answer:
-    lost = wording.count(comparison.losses, "case")
-    return _passed(comparison.losses <= limit, f"{lost} got worse; at most {limit:,} may")
+    lost = wording.count(comparison.contract_losses, "case")
+    trials = f" by the majority of {comparison.trials} trials" if comparison.trials > 1 else ""
+    reason = f"{lost} got worse{trials}; at most {limit:,} may"
+    return _passed(comparison.contract_losses <= limit, reason)
 
 
 def _passed(met: bool, reason: str) -> _Answer:

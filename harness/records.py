@@ -350,11 +350,14 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """All scores of one metric under one model: case id -> score, in no meaningful order."""
+    """All scores of one metric under one model, cases in no meaningful order.
+
+    `scores`: case id -> its scores, one per trial (repeats of the same request), at least one.
+    """
 
     metric: str
     model: str
-    scores: Mapping[str, Score]
+    scores: Mapping[str, tuple[Score, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -369,9 +372,19 @@ class Comparison:
     `missing` pairs have a score in one arm only, `unscored` ones are in both and lack a value;
     `absent` counts values that (baseline, candidate) lack. `interval` is two-sided at 1 - alpha,
     `lower` the one-sided lower bound at 1 - alpha, `se` the standard error of the difference.
-    `binary`: all scores are 0 or 1 and no cases share a cluster; then `p_exact` is set beside the
-    mid-p. `extremes` is the same comparison with the incomplete pairs as losses, and as wins.
+    `binary`: one trial, all scores are 0 or 1 and no cases share a cluster; then `p_exact` is set
+    beside the mid-p, and `e_value` (against "not worse"; at 1 / alpha it may stop a run early).
+    `extremes` is the same comparison with the incomplete pairs as losses, and as wins.
     `tag`: only the cases with this tag were compared. `guard`: a test marked as guard records it.
+
+    A case's `trials` are averaged first: `losses` and `wins` count cases whose average moved,
+    `contract_losses` those that went from passed to failed by the majority of trials (where all
+    scores are yes or no; else it is `losses`). `noise_share` in [0, 1] is how much of the
+    difference's variance is the models' own sampling, None for one trial. `deviation` is the
+    standard deviation of one case's difference, `design_effect` how many times more cases their
+    clusters cost. `skew` is the skewness of the clusters' summed differences (of all, or of those
+    that are not zero where that is less), positive for many small losses and few large wins; None
+    where all have one size, because then p does not depend on it.
     """
 
     metric: str
@@ -407,6 +420,12 @@ class Comparison:
     high: float | None = 1.0
     unit: str = ""
     extremes: tuple[Comparison, ...] = ()
+    contract_losses: int = 0
+    noise_share: float | None = None
+    skew: float | None = None
+    e_value: float | None = None
+    deviation: float | None = None
+    design_effect: float = 1.0
 
     @property
     def title(self) -> str:

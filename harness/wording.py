@@ -45,12 +45,28 @@ def _evidence(comparison: Comparison, alpha: float) -> str:
     plain = comparison.p if worse else comparison.p_better
     adjusted = comparison.p_adjusted if worse else comparison.p_better_adjusted
     p = (plain if adjusted is None else adjusted) or 0.0
-    p_words = "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
+    p_words = f"p {_chance(p)}{_exact(comparison, p, worse=worse)}"
     if comparison.interval is None:
         return p_words
     low, high = sorted(_direction(comparison) * end for end in comparison.interval)
     span = f"{_measured(comparison, low)} to {_measured(comparison, high)}"
     return f"{100 * (1 - alpha):g} % interval {span}, {p_words}"
+
+
+def _chance(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"= {p:.2g}"
+
+
+def _exact(comparison: Comparison, p: float, *, worse: bool) -> str:
+    """McNemar's exact p beside the mid-p `p`, which may be corrected for the number of tests."""
+    if not comparison.binary:
+        return ""
+    counts = (comparison.losses, comparison.wins)
+    exact = stats.mcnemar_exact(*(counts if worse else counts[::-1]))
+    if max(p, exact) < 0.001:
+        return ""
+    corrected = p > ((comparison.p if worse else comparison.p_better) or 0.0)
+    return f", exact{' and uncorrected' if corrected else ''} {_chance(exact).removeprefix('= ')}"
 
 
 def bound(comparison: Comparison) -> str:
@@ -70,10 +86,9 @@ def unseen(comparison: Comparison) -> str:
 
 def cases_wanted(comparison: Comparison, margin: float, alpha: float, power: float) -> str:
     """Return the end of a sentence: how many cases settle `margin`; empty where none would."""
-    if not comparison.se or not margin or (comparison.difference or 0.0) <= -margin:
+    if not comparison.deviation or not margin or (comparison.difference or 0.0) <= -margin:
         return ""
-    deviation = comparison.se * math.sqrt(comparison.n)
-    cases = stats.cases_needed(margin, deviation, alpha, power)
+    cases = stats.cases_needed(margin, comparison.deviation, alpha, power, comparison.design_effect)
     return f"; about {_rounded(cases):,} cases settle it" if cases > comparison.n else ""
 
 
@@ -85,6 +100,25 @@ def flips(comparison: Comparison) -> str:
         f"{comparison.title}: the same model differs from itself on {changed:,} of "
         f"{count(comparison.n, 'case')} ({share})"
     )
+
+
+def skewed(comparison: Comparison) -> str:
+    """Return the end of a sentence that warns of skewed differences; empty where they are not."""
+    if comparison.skew is None or comparison.skew <= stats.SKEWED:
+        return ""
+    return (
+        f"; the differences are skewed (many small losses, few large wins: {comparison.skew:.1f}), "
+        "and then a drop seems surer than it is: treat p and the interval with care, or add cases"
+    )
+
+
+def sampling_noise(comparison: Comparison) -> str:
+    """Return the end of a sentence on what would sharpen the answer; empty for one trial."""
+    if comparison.noise_share is None:
+        return ""
+    share = f"{100 * comparison.noise_share:.0f} % of the uncertainty is the models' own sampling"
+    advice = "more trials" if comparison.noise_share > 0.5 else "more cases, not trials,"
+    return f"; {share}: {advice} would sharpen it"
 
 
 def name(comparison: Comparison) -> str:

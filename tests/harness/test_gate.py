@@ -40,7 +40,8 @@ def series(
     model: str, values: Sequence[float | None], metric: str = METRIC, **meaning: object
 ) -> Series:
     scores = {
-        f"case-{number:04}": score(value, metric, **meaning) for number, value in enumerate(values)
+        f"case-{number:04}": (score(value, metric, **meaning),)
+        for number, value in enumerate(values)
     }
     return Series(metric, model, scores)
 
@@ -185,9 +186,9 @@ def test_one_metric_has_one_meaning() -> None:
 
 def labelled(model: str, pairs: Sequence[tuple[str, str] | None]) -> Series:
     scores = {
-        f"case-{number:04}": score(None)
-        if pair is None
-        else score(float(pair[0] == pair[1]), labels=pair)
+        f"case-{number:04}": (
+            score(None) if pair is None else score(float(pair[0] == pair[1]), labels=pair),
+        )
         for number, pair in enumerate(pairs)
     }
     return Series("general.macro_f1", model, scores)
@@ -563,7 +564,8 @@ def test_the_order_of_comparisons_does_not_matter() -> None:
 def test_reasons_are_plain_sentences() -> None:
     fallen = replace(binary(152, 14, 3), metric="tickets.field_accuracy")
     assert verdict_of(fallen).reason == (
-        "field accuracy fell by 7.2 points (95 % interval -13.2 to -2.2, p = 0.0038): "
+        "field accuracy fell by 7.2 points "
+        "(95 % interval -13.2 to -2.2, p = 0.0038, exact 0.0064): "
         "14 cases worse, 3 better"
     )
     assert verdict_of(binary(200, 4, 3), Rule(margin=0.1)).reason == (
@@ -577,7 +579,7 @@ def test_reasons_are_plain_sentences() -> None:
         "1 case got worse; at most 0 may"
     )
     assert verdict_of(binary(60, 3, 3), Rule(margin=0.05)).reason.endswith(
-        "schema match is the same on average (95 % interval -9.6 to 9.6, p = 0.5): "
+        "schema match is the same on average (95 % interval -9.6 to 9.6, p = 0.5, exact 0.66): "
         "3 cases worse, 3 better; about 260 cases settle it"
     )
     assert verdict_of(binary(100, 2, 11), Rule(better_by=0.1)).reason.startswith(
