@@ -53,6 +53,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="compare the baseline with itself, sampled afresh: what this suite takes for a change",
     )
     group.addoption(
+        "--harness-confirm",
+        metavar="CANDIDATE",
+        help="decide on this candidate alone, on the held-out cases of the suites (confirm=)",
+    )
+    group.addoption(
         "--harness-no-train",
         action="store_true",
         help="never train: a missing candidate makes the run undecidable (exit status 6)",
@@ -69,14 +74,19 @@ def pytest_configure(config: pytest.Config) -> None:
     """Register the markers, and outside of xdist's workers the collector of results."""
     config.addinivalue_line(
         "markers",
-        "cases(path, few_shot=None, shots=None, validation=None): run each test of the module "
-        "once per case of a JSONL file and model; few_shot examples stand before the baseline's "
-        "prompt, `shots` of them (a number, or several to choose from on the validation cases)",
+        "cases(path, few_shot=None, shots=None, validation=None, confirm=None): run each test of "
+        "the module once per case of a JSONL file and model; few_shot examples stand before the "
+        "baseline's prompt, `shots` of them (a number, or several to choose from on the validation "
+        "cases); --harness-confirm takes the cases of confirm instead",
     )
     config.addinivalue_line(
         "markers", "guard: what must not get worse; by default not in a single case"
     )
     config.stash[MISTAKES] = []
+    if config.option.harness_aa and config.option.harness_confirm:
+        raise pytest.UsageError(
+            "--harness-aa has no candidate to confirm: leave out one of the two"
+        )
     if config.option.harness_plan and getattr(config.option, "numprocesses", None):
         raise pytest.UsageError("--harness-plan needs no workers: leave out -n")
     if not hasattr(config, "workerinput"):
@@ -175,7 +185,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if SESSION in config.stash and not config.stash[MISTAKES]:
         with _noting_mistakes(config):
             _session(config).check(items)
-            _session(config).baseline_first(items)
+            _session(config).arrange(items)
     if mistakes := config.stash[MISTAKES]:
         items[:] = []
         if not hasattr(config, "workerinput"):

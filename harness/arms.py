@@ -130,6 +130,20 @@ def _sampling(table: ModelSettings, settings: Settings) -> Sampling:
     )
 
 
+def named(arms: tuple[PlannedArm, ...], name: str) -> PlannedArm:
+    """Return the candidate of this name.
+
+    Raises:
+        HarnessError: there is none.
+
+    """
+    candidates = {planned.arm.name: planned for planned in arms[1:]}
+    if name not in candidates:
+        known = ", ".join(candidates) or "none"
+        raise HarnessError(f"there is no candidate {name!r} in tool.harness.candidates: {known}")
+    return candidates[name]
+
+
 def with_itself(baseline: PlannedArm, trials: int) -> tuple[PlannedArm, ...]:
     """Return the arms of an A/A run: the baseline, and the baseline again with fresh samples."""
     arm = baseline.arm

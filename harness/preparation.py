@@ -111,7 +111,7 @@ class Plan:
         from harness.data.jsonl import read_rows
         from harness.data.leakage import refuse_leaks
 
-        cases = [case for suite in self.suites for case in suite.cases]
+        cases = [case for suite in self.suites for case in (*suite.cases, *suite.confirm)]
         for recipe in self.recipes.values():
             refuse_leaks(read_rows(recipe.train, self.root), cases)
 

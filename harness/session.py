@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from harness import outcome, progress, wording
-from harness.arms import PlannedArm, planned_arms, with_itself
+from harness.arms import PlannedArm, named, planned_arms, with_itself
 from harness.config import Settings, load
 from harness.evaluation import CaseItem, Evaluation, ItemResult, Talker, result_of
 from harness.evidence import assertion_metric
@@ -100,6 +100,8 @@ class Session:
         """The baseline, then the candidates."""
         if not self._arms:
             self._arms = planned_arms(self.settings, self.root)
+            if name := self.config.option.harness_confirm:
+                self._arms = (self._arms[0], named(self._arms, name))
             if self.config.option.harness_aa:
                 self._arms = with_itself(self._arms[0], self.trials)
         return self._arms
@@ -137,6 +139,8 @@ class Session:
             for other in self.suites.values():
                 if other.name == suite.name:
                     raise HarnessError(f"{where}: {other.path} is the suite {suite.name} already")
+            if self.config.option.harness_confirm and suite.confirm:
+                suite = replace(suite, cases=suite.confirm)
             self.suites[path], self.markers[path] = suite, marker
         if self.markers[path] != marker:
             raise HarnessError(
@@ -168,9 +172,23 @@ class Session:
         """
         with _as_usage_error():
             self.plan(items).refuse_leaks()
+            confirmed = any(suite.confirm for suite in self.suites.values())
+            if self.config.option.harness_confirm and not confirmed:
+                raise HarnessError(
+                    "--harness-confirm: no suite has held-out cases; name them in the suite's "
+                    'pytest.mark.cases("FILE.jsonl", confirm="HELD-OUT.jsonl")'
+                )
 
-    def baseline_first(self, items: list[pytest.Item]) -> None:
-        """Let the baseline's items of a module or class run first: statuses compare with them."""
+    def arrange(self, items: list[pytest.Item]) -> None:
+        """Put the items in order.
+
+        The baseline's of a module or class run first: statuses compare with them. A confirmation
+        leaves out what has no held-out cases.
+        """
+        if self.config.option.harness_confirm:
+            items[:] = [
+                item for item in items if not (found := case_item(item)) or found.suite.confirm
+            ]
         baseline = self.arms[0].arm.name if self.suites else ""
 
         def later(item: pytest.Item) -> bool:
@@ -313,7 +331,13 @@ class Session:
         partial = (
             stopped or self.covered.broken or self.covered.deselected or _narrowed(self.config)
         )
-        judged = judge(self.settings, self.arms, self.results, complete=not partial)
+        judged = judge(
+            self.settings,
+            self.arms,
+            self.results,
+            complete=not partial,
+            all_suites=not self.config.option.harness_confirm,
+        )
         if judged.mistakes:
             self.mistakes.extend(judged.mistakes)
             return int(pytest.ExitCode.USAGE_ERROR)
@@ -350,16 +374,19 @@ class Session:
             labels=judged.labels,
             slices=judged.slices,
             ranking=judged.ranking,
-            notes=(*prepared.notes, *judged.notes, *self._flips(judged)),
+            notes=(*prepared.notes, *judged.notes, *self._about_mode(judged)),
             errors=errors,
             environment=self._environment(),
         )
 
-    def _flips(self, judged: Judgement) -> list[str]:
-        """What an A/A run found out about the suites."""
-        if not self.config.option.harness_aa:
-            return []
-        return [wording.flips(compared) for compared in judged.comparisons if compared.n]
+    def _about_mode(self, judged: Judgement) -> list[str]:
+        """What an A/A run found out about the suites, or what a confirmation covers."""
+        if self.config.option.harness_aa:
+            return [wording.flips(compared) for compared in judged.comparisons if compared.n]
+        if name := self.config.option.harness_confirm:
+            suites = ", ".join(sorted({result.suite for result in self.results}))
+            return [f"confirmation of {name} on the held-out cases of {suites}"]
+        return []
 
     def _stored(self, run: Run) -> Run:
         """Put `run` into the store; it is undecidable where the store cannot take it."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.cases import load_cases, load_few_shot
-from harness.records import Case, HarnessError, Message
+from harness.records import Case, HarnessError, Message, canonical_json
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,8 @@ class Suite:
     """One eval file: `evals/test_tickets.py` is the suite `tickets`.
 
     `examples` are the few-shot examples, one tuple of turns each; `shots` the numbers of them to
-    choose from by the `validation` cases (a single number: no choice).
+    choose from by the `validation` cases (a single number: no choice). `confirm` are held-out
+    cases, on which the winner of several candidates is confirmed.
     """
 
     name: str
@@ -25,6 +26,7 @@ class Suite:
     examples: tuple[tuple[Message, ...], ...] = ()
     shots: tuple[int, ...] = (0,)
     validation: tuple[Case, ...] = ()
+    confirm: tuple[Case, ...] = ()
 
     def few_shot(self, shots: int) -> tuple[Message, ...]:
         """The turns of the first `shots` examples."""
@@ -50,13 +52,14 @@ def load_suite(path: Path, where: str, marker: Any, root: Path) -> Suite:
     few_shot = arguments.pop("few_shot", None)
     shots = arguments.pop("shots", None)
     validation = arguments.pop("validation", None)
+    confirm = arguments.pop("confirm", None)
     if arguments:
         unknown = ", ".join(sorted(arguments))
         raise HarnessError(
             f"{where}: pytest.mark.cases does not know {unknown}; "
-            "it takes few_shot, shots and validation"
+            "it takes few_shot, shots, validation and confirm"
         )
-    for key, value in (("few_shot", few_shot), ("validation", validation)):
+    for key, value in (("few_shot", few_shot), ("validation", validation), ("confirm", confirm)):
         if value is not None and not isinstance(value, str):
             raise HarnessError(f"{where}: {key} = {value!r} is no path of a JSONL file")
     name = suite_name(path)
@@ -64,14 +67,28 @@ def load_suite(path: Path, where: str, marker: Any, root: Path) -> Suite:
     numbers = _numbers(shots, len(examples), where)
     if len(numbers) > 1 and not validation:
         raise HarnessError(f"{where}: to choose among {numbers} shots, give validation= a file")
+    cases = tuple(load_cases(root / marker.args[0], name, root))
+    held_out = tuple(load_cases(root / confirm, name, root)) if confirm else ()
+    _refuse_shared(cases, held_out)
     return Suite(
         name=name,
         path=path,
-        cases=tuple(load_cases(root / marker.args[0], name, root)),
+        cases=cases,
         examples=examples,
         shots=numbers,
         validation=tuple(load_cases(root / validation, name, root)) if validation else (),
+        confirm=held_out,
     )
+
+
+def _refuse_shared(cases: Sequence[Case], held_out: Sequence[Case]) -> None:
+    prompts = {canonical_json(list(case.messages)): case.source for case in cases}
+    for case in held_out:
+        if source := prompts.get(canonical_json(list(case.messages))):
+            raise HarnessError(
+                f"{case.source}: this case stands at {source} too; what confirms a choice must "
+                "not have been seen when it was made"
+            )
 
 
 def _numbers(shots: int | Sequence[int] | None, available: int, where: str) -> tuple[int, ...]:

@@ -57,13 +57,17 @@ def judge(
     results: Sequence[ItemResult],
     *,
     complete: bool,
+    all_suites: bool = True,
 ) -> Judgement:
     """Compare every candidate with the baseline and apply the gates.
 
     `complete` says whether the run covered all items of the suites: of a part, nothing is gated.
+    Only where `all_suites` took part, a gate that names nothing recorded is a mistake.
     """
     try:
         judged = _judged(settings, arms, results, complete)
+        if not (complete and all_suites) or judged.errors:
+            judged = replace(judged, mistakes=())
     except HarnessError as problem:
         judged = Judgement((), (), (), (), mistakes=(str(problem),))
     except EvidenceError as problem:
@@ -98,7 +102,7 @@ def _judged(
         slices=slices(evidence, baseline, candidates, settings.alpha),
         ranking=ranking(evidence, _decisive(verdicts), candidates, settings.alpha),
         errors=tuple(errors),
-        mistakes=tuple(_wrong_gates(unused, compared) if complete and not errors else ()),
+        mistakes=tuple(_wrong_gates(unused, compared)),
     )
 
 
