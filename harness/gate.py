@@ -81,6 +81,8 @@ def decide(
     found = ((comparison, find_rule(rules, comparison.metric)) for comparison in comparisons)
     gated = _with_mde([gate for gate in found if _is_gated(*gate)], settings)
     seen = _verdicts(gated, settings)
+    if not any(each.extremes for each, _ in gated):
+        return seen
     lost, won = (_verdicts(_world(gated, index), settings) for index in (0, 1))
     return [_settled(*verdicts) for verdicts in zip(seen, lost, won, strict=True)]
 
