@@ -293,7 +293,7 @@ class _Means:
             se=stats.cluster_se(differences, groups),
             binary=alone and {*before, *after} <= {0, 1},
             noise_share=_noise_share(frame, *values),
-            skew=_skew(sums),
+            skew=_skew(sums, groups),
             deviation=math.sqrt(stats.variance(differences)) if frame.n > 1 else None,
             design_effect=stats.design_effect(differences, groups),
         )
@@ -336,17 +336,19 @@ def _noise_share(
     return stats.noise_share(_rows(before, frame.trials), _rows(after, frame.trials))
 
 
-def _skew(sums: Sequence[float]) -> float | None:
+def _skew(sums: Sequence[float], groups: Sequence[Hashable]) -> float | None:
     """How skewed the evidence is, with zeros and without, whichever is less.
 
     Zeros alone make few differences look skewed; a plain drop on a few of many cases looks so
-    without them.
+    without them. Large clusters have large sums either way, so sums are taken over root sizes.
     """
-    moved = [value for value in sums if value]
-    sizes = list(map(abs, moved))
-    if not sizes or math.isclose(min(sizes), max(sizes)):
+    sizes = stats.cluster_sums([1.0] * len(groups), groups)
+    scaled = [value / math.sqrt(size) for value, size in zip(sums, sizes, strict=True)]
+    moved = [value for value in scaled if value]
+    lengths = list(map(abs, moved))
+    if not lengths or math.isclose(min(lengths), max(lengths)):
         return None
-    found = stats.skewness(sums), stats.skewness(moved)
+    found = stats.skewness(scaled), stats.skewness(moved)
     return min((skew for skew in found if skew is not None), default=None)
 
 

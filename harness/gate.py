@@ -61,6 +61,8 @@ def decide(
     """
     gated = _with_mde(gates_of(comparisons, rules), settings)
     seen = _verdicts(gated, settings)
+    if not any(each.extremes for each, _ in gated):
+        return seen
     lost, won = (_verdicts(_world(gated, index), settings) for index in (0, 1))
     return [_settled(*verdicts) for verdicts in zip(seen, lost, won, strict=True)]
 

@@ -382,9 +382,9 @@ class Comparison:
     scores are yes or no; else it is `losses`). `noise_share` in [0, 1] is how much of the
     difference's variance is the models' own sampling, None for one trial. `deviation` is the
     standard deviation of one case's difference, `design_effect` how many times more cases their
-    clusters cost. `skew` is the skewness of the clusters' summed differences (of all, or of those
-    that are not zero where that is less), positive for many small losses and few large wins; None
-    where all have one size, because then p does not depend on it.
+    clusters cost. `skew` is the skewness of the clusters' summed differences over the root of their
+    sizes (of all, or of those that are not zero where that is less), positive for many small
+    losses and few large wins; None where all are equally large, because then it does not matter.
     """
 
     metric: str

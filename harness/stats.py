@@ -16,7 +16,6 @@ from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from numpy.random import Generator
     from numpy.typing import NDArray
 
 FLIPS = 9_999
@@ -167,22 +166,32 @@ def _sampled_flips(sums: Sequence[float], seed: int) -> tuple[float, float]:
     import numpy as np
 
     observed = math.fsum(sums)
-    totals = _flipped_totals(np.abs(sums), np.random.default_rng(seed))
+    totals = _flipped_totals(np.abs(sums), seed)
     worse = int((totals <= observed + _SAME).sum())
     better = int((totals <= -observed + _SAME).sum())
     return (1 + worse) / (FLIPS + 1), (1 + better) / (FLIPS + 1)
 
 
-def _flipped_totals(sizes: NDArray[Any], random: Generator) -> NDArray[Any]:
+def _flipped_totals(sizes: NDArray[Any], seed: int) -> NDArray[Any]:
     """Sums of `sizes` under random signs: each random byte looks up eight signed sizes at once."""
     import numpy as np
 
     eights = np.append(sizes, np.zeros(-len(sizes) % 8)).reshape(-1, 8)
     signs = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1) * 2.0 - 1
-    totals = np.zeros(FLIPS)
-    for signed in eights @ signs.T:
-        totals += signed[random.integers(0, 256, FLIPS, dtype=np.uint8)]
+    totals, found = np.zeros(FLIPS), np.empty(FLIPS)
+    for signed, flips in zip(eights @ signs.T, _flips(len(eights), seed), strict=True):
+        totals += np.take(signed, flips, out=found, mode="clip")
     return totals
+
+
+@lru_cache(maxsize=4)
+def _flips(eights: int, seed: int) -> NDArray[Any]:
+    """Random bytes of shape (eights, FLIPS); drawing them takes longer than using them."""
+    import numpy as np
+
+    flips = np.random.default_rng(seed).integers(0, 256, (eights, FLIPS), dtype=np.uint8)
+    flips.setflags(write=False)
+    return flips
 
 
 def cluster_sums(differences: Sequence[float], groups: Sequence[Hashable]) -> list[float]:
