@@ -81,7 +81,7 @@ class ItemResult:
     tags: tuple[str, ...]
     cluster: str | None
     digest: str
-    reply: str
+    reply: Reply
     error: str
     asserted: bool | None
     explanation: str
@@ -97,6 +97,8 @@ class ItemResult:
         """Return the result that `to_json` wrote."""
         values: dict[str, Any] = json.loads(text)
         values["tags"] = tuple(values["tags"])
+        reply = values["reply"]
+        values["reply"] = Reply(**{**reply, "tool_calls": tuple(reply["tool_calls"])})
         values["scores"] = tuple(_score(score) for score in values["scores"])
         return ItemResult(**values)
 
@@ -121,7 +123,7 @@ def result_of(evaluation: Evaluation, error: str) -> ItemResult:
         tags=case.tags,
         cluster=case.cluster,
         digest=case.digest,
-        reply=evaluation.reply.text,
+        reply=evaluation.reply,
         error=error,
         asserted=evaluation.asserted,
         explanation=evaluation.explanation,

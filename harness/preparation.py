@@ -23,13 +23,15 @@ from harness.records import (
     Message,
     Reply,
     Request,
-    Role,
     Usage,
 )
 from harness.suites import Suite
 
 if TYPE_CHECKING:
     from trainers.recipe import Recipe
+
+_NAMED = 10
+"""Cases that an error names; of the others it says how many they are."""
 
 Show = Callable[[str], AbstractContextManager[Update]]
 """Shows the work of this title; see `harness.progress.task`."""
@@ -133,17 +135,24 @@ class Plan:
     @cached_property
     def choices(self) -> tuple[Suite, ...]:
         """The suites whose number of shots is chosen on their validation cases."""
+        if not self.baseline.examples:
+            return ()
         asked = {suite.name for suite, _ in self.cases(self.baseline.name)}
         return tuple(s for s in self.suites if len(s.shots) > 1 and s.name in asked)
 
     def request_counts(self) -> dict[str, int]:
-        """Return model -> number of distinct requests, those that choose its shots apart."""
+        """Return model -> number of distinct requests, those that choose its shots apart.
+
+        A recording is asked nothing.
+        """
         counts: Counter[str] = Counter()
-        for planned in self.arms:
-            name = planned.arm.name
-            shown = name == self.baseline.name
+        for arm in (planned.arm for planned in self.arms if not planned.arm.spec.recorded):
+            name = arm.name
             distinct = {
-                (suite.name if shown and suite.examples else "", prompting.text_of(case.messages))
+                (
+                    suite.name if arm.examples and suite.examples else "",
+                    prompting.text_of(case.messages),
+                )
                 for suite, case in self.cases(name)
             }
             counts[name] += len(distinct)
@@ -162,28 +171,37 @@ class Preparation:
     """Carries out a `Plan`; afterwards it knows the reply of every item."""
 
     def __init__(self, plan: Plan, show: Show, *, train: bool = True) -> None:
+        from harness.models import Models
         from harness.replies import Replies
         from harness.store import Store
 
         self._plan = plan
         self._show = show
         self._train = train
-        self._replies = Replies(Store(plan.home / "store.sqlite"))
+        self._models = Models()
+        self._replies = Replies(Store(plan.home / "store.sqlite"), self._models)
         self._arms = {planned.arm.name: planned.arm for planned in plan.arms}
         self._shots: dict[str, int] = {}
         self._known: dict[str, Reply] = {}
         self._asked: list[Request] = []
         self._candidates: dict[str, Candidate] = {}
         self._failed: dict[str, str] = {}
-        self._notes: list[str] = []
+        self._notes = [planned.note for planned in plan.arms if planned.note]
 
     def prepare(self) -> Prepared:
-        """Train, choose the shots and ask, under the lock that other processes wait on."""
+        """Train, choose the shots and ask, under the lock that other processes wait on.
+
+        Raises:
+            EvidenceError: a recording is damaged, or does not answer all cases; then nothing was
+                trained or asked.
+
+        """
         from filelock import FileLock
 
         lock = self._plan.home / "locks" / "run.lock"
         lock.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(lock):
+            self._replay()
             self._make_candidates()
             self._choose_shots()
             self._ask(self._requests(), "asking")
@@ -193,7 +211,7 @@ class Preparation:
         """Return the reply to an item's case; its `error` says why there is none."""
         if reason := self._failed.get(item.arm):
             return Reply(error=f"the candidate {item.arm} was not made: {reason}")
-        request = self._request(self._arms[item.arm], item.suite, item.case.messages, item.case.id)
+        request = self._case_request(self._arms[item.arm], item.suite, item.case)
         if request.key not in self._known:
             self._ask([request], "asking")
         return self._known[request.key]
@@ -206,6 +224,25 @@ class Preparation:
         return self._known[request.key]
 
     # ------------------------------------------------------------------ steps
+
+    def _replay(self) -> None:
+        for arm in [arm for arm in self._arms.values() if arm.spec.recorded]:
+            requests = [self._case_request(arm, *found) for found in self._plan.cases(arm.name)]
+            self._asked.extend(requests)
+            self._known |= self._replies.gather(requests)
+            self._refuse_gaps(arm, requests)
+            about = self._models.identity(arm.spec)["about"]
+            self._notes.append(f"{arm.name} is a recording of {about}")
+
+    def _refuse_gaps(self, arm: Arm, requests: Sequence[Request]) -> None:
+        gaps = [error for one in requests if (error := self._known[one.key].error)]
+        if gaps:
+            more = f"; and {len(gaps) - _NAMED} more" if len(gaps) > _NAMED else ""
+            raise EvidenceError(
+                f"{arm.name}: its recording answers {len(requests) - len(gaps)} of "
+                f"{len(requests)} cases: {'; '.join(gaps[:_NAMED])}{more}; record the model again, "
+                "or take these cases back; nothing was trained or asked"
+            )
 
     def _make_candidates(self) -> None:
         needed = {item.arm for item in self._plan.items}
@@ -254,20 +291,30 @@ class Preparation:
         spec = replace(arm.spec, name=choosing(arm.name), few_shot=suite.few_shot(shots))
         return self._replies.plan(spec, case.messages, label=f"{suite.name}:{case.id}")
 
-    def _request(self, arm: Arm, suite: Suite, messages: Sequence[Message], label: str) -> Request:
+    def _case_request(self, arm: Arm, suite: Suite, case: Case) -> Request:
+        return self._request(arm, suite, case.messages, case.id, case)
+
+    def _request(
+        self,
+        arm: Arm,
+        suite: Suite,
+        messages: Sequence[Message],
+        label: str,
+        case: Case | None = None,
+    ) -> Request:
         spec = arm.spec
-        if arm.role is Role.BASELINE and suite.examples and not spec.few_shot:
+        if arm.examples and suite.examples:
             spec = replace(spec, few_shot=suite.few_shot(self._shots_of(suite)))
-        return self._replies.plan(spec, messages, label=f"{suite.name}:{label}")
+        return self._replies.plan(spec, messages, label=f"{suite.name}:{label}", case=case)
 
     def _shots_of(self, suite: Suite) -> int:
         return self._shots.get(suite.name, suite.shots[0])
 
     def _requests(self) -> list[Request]:
         return [
-            self._request(arm, suite, case.messages, case.id)
+            self._case_request(arm, suite, case)
             for name, arm in self._arms.items()
-            if name not in self._failed
+            if name not in self._failed and not arm.spec.recorded
             for suite, case in self._plan.cases(name)
         ]
 

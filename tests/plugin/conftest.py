@@ -176,7 +176,8 @@ class Project:
         workers = ["-p", "xdist"] if "-n" in arguments else []
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(self.root / folder)
-            patch.delenv("CI", raising=False)  # pytest prints whole tracebacks of users' files there
+            # In CI pytest prints whole tracebacks of users' files.
+            patch.delenv("CI", raising=False)
             done = self._pytester.runpytest_subprocess(*workers, *arguments)
         text = f"{done.stdout}\n{done.stderr}"
         assert "Traceback" not in text, text
