@@ -62,6 +62,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="never train: a missing candidate makes the run undecidable (exit status 6)",
     )
+    group.addoption(
+        "--harness-baseline",
+        metavar="RUN[:MODEL]",
+        help="compare with a model of an earlier run (its id, the beginning of it, or latest), as "
+        "it replied then; or with the champion, the last candidate of `harness promote`",
+    )
 
 
 def _at_least_one(text: str) -> int:
@@ -91,6 +97,9 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError("--harness-plan needs no workers: leave out -n")
     if not hasattr(config, "workerinput"):
         config.pluginmanager.register(Results(config), "finetune-results")
+        if config.option.harness_baseline:
+            with _noting_mistakes(config):
+                _name_the_baseline(config)
 
 
 @pytest.fixture
@@ -134,6 +143,14 @@ def _session(config: pytest.Config) -> Session:
 
         config.stash[SESSION] = Session(config)
     return config.stash[SESSION]
+
+
+def _name_the_baseline(config: pytest.Config) -> None:
+    """Settle which run is meant, once for all workers: "latest" may be another a second later."""
+    from harness.session import named_in_full
+
+    named = named_in_full(config.option.harness_baseline, config.rootpath)
+    config.option.harness_baseline = named
 
 
 @contextmanager

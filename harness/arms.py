@@ -16,30 +16,43 @@ _REFERENCE = re.compile(r"([a-z]+):(.+)", re.DOTALL)
 
 @dataclass(frozen=True)
 class PlannedArm:
-    """A model that may still have to be trained: then `recipe` holds its settings."""
+    """A model that may still have to be trained: then `recipe` holds its settings.
+
+    `note` tells people where it comes from, if the settings do not.
+    """
 
     arm: Arm
     recipe: CandidateSettings | None = None
+    note: str = ""
 
 
-def planned_arms(settings: Settings, root: Path) -> tuple[PlannedArm, ...]:
+def planned_arms(
+    settings: Settings, root: Path, baseline: PlannedArm | None = None
+) -> tuple[PlannedArm, ...]:
     """Return the baseline and the candidates of `settings`, in this order.
+
+    `baseline` takes the place of the one in `settings`.
 
     Raises:
         HarnessError: a name or a model that the settings refer to is wrong; with its key.
 
     """
+    arms = [baseline or PlannedArm(_baseline(settings, root))]
+    for name, candidate in settings.candidates.items():
+        arms.append(_candidate(name, candidate, settings, root))
+    _refuse_bad_names([planned.arm.name for planned in arms])
+    return tuple(arms)
+
+
+def _baseline(settings: Settings, root: Path) -> Arm:
     reference = settings.baseline or settings.base
     name = reference if reference in settings.models else "base"
     if settings.baseline and reference not in settings.models:
         name = "baseline"
     key = "tool.harness.baseline" if settings.baseline else "tool.harness.base"
-    baseline = Arm(name, Role.BASELINE, model_spec(reference, name, settings, root, key))
-    arms = [PlannedArm(baseline)]
-    for name, candidate in settings.candidates.items():
-        arms.append(_candidate(name, candidate, settings, root))
-    _refuse_bad_names([planned.arm.name for planned in arms])
-    return tuple(arms)
+    spec = model_spec(reference, name, settings, root, key)
+    examples = not spec.few_shot and not spec.recorded
+    return Arm(name, Role.BASELINE, spec, examples=examples)
 
 
 def _candidate(
@@ -87,7 +100,9 @@ def model_spec(reference: str, name: str, settings: Settings, root: Path, key: s
             f"and no table in tool.harness.models (there: {known})"
         )
     provider, target = match.groups()
-    if provider == "local" and (root / target).exists():
+    if provider == "replay":
+        _refuse_prompt(table, key)
+    if provider == "replay" or (provider == "local" and (root / target).exists()):
         target = str(root / target)
     return ModelSpec(
         name=name,
@@ -101,6 +116,14 @@ def model_spec(reference: str, name: str, settings: Settings, root: Path, key: s
         revision=table.revision,
         options=table.model_extra or {},
     )
+
+
+def _refuse_prompt(table: ModelSettings, key: str) -> None:
+    if more := sorted(table.model_fields_set - {"model"}):
+        raise HarnessError(
+            f"pyproject.toml: {key}: {table.model} is a recording, whose prompt and sampling are "
+            f"history; drop {', '.join(more)}"
+        )
 
 
 def _adapter(table: ModelSettings, root: Path, key: str) -> Path | None:
@@ -130,7 +153,7 @@ def _sampling(table: ModelSettings, settings: Settings) -> Sampling:
     )
 
 
-def named(arms: tuple[PlannedArm, ...], name: str) -> PlannedArm:
+def candidate_named(arms: tuple[PlannedArm, ...], name: str) -> PlannedArm:
     """Return the candidate of this name.
 
     Raises:
@@ -148,7 +171,9 @@ def with_itself(baseline: PlannedArm, trials: int) -> tuple[PlannedArm, ...]:
     """Return the arms of an A/A run: the baseline, and the baseline again with fresh samples."""
     arm = baseline.arm
     name = f"{arm.name}-again"
-    again = Arm(name, Role.CANDIDATE, replace(arm.spec, name=name), first_trial=trials)
+    again = replace(
+        arm, name=name, role=Role.CANDIDATE, spec=replace(arm.spec, name=name), first_trial=trials
+    )
     return baseline, PlannedArm(again)
 
 

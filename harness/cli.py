@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from harness.records import EvidenceError, HarnessError
+
+if TYPE_CHECKING:
+    from harness.recording import Recording
+    from harness.store import Store
 
 app = typer.Typer(
     add_completion=False,
@@ -16,6 +22,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Train candidates and look after what eval runs made.",
 )
+
+
+baseline_app = typer.Typer(no_args_is_help=True, help="Keep what a baseline replied.")
+runs_app = typer.Typer(help="List earlier runs, show one, or compare two.")
+app.add_typer(baseline_app, name="baseline")
+app.add_typer(runs_app, name="runs")
+
+Run = Annotated[str, typer.Argument(metavar="RUN", help="a run: its id, its beginning, or latest")]
+Force = Annotated[bool, typer.Option("--force", help="replace files that are there")]
 
 
 @app.callback()
@@ -35,7 +50,7 @@ def train(
     from harness.preparation import Plan
 
     root = _project_root(Path.cwd())
-    settings = load(root)
+    settings = load(root).model_copy(update={"baseline": None})
     recipes = Plan(settings, root, planned_arms(settings, root), ()).recipes
     if name not in recipes:
         known = ", ".join(recipes) or "none"
@@ -47,6 +62,132 @@ def train(
         made = trainers.train(recipe, root / settings.store, prompting.shown(update))
     how = "was trained already" if made.cached else f"trained in {made.seconds:.0f} s"
     typer.echo(f"{name} {how}: {made.path.relative_to(root)}")
+
+
+@app.command()
+def record(
+    model: Annotated[str, typer.Argument(help="a candidate, a table of models, or provider:name")],
+    cases: Annotated[Path, typer.Argument(help="a JSONL file of cases")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="the recording to write")],
+    training: Annotated[
+        Path | None, typer.Option(help="also write the replies as training data")
+    ] = None,
+    trials: Annotated[int, typer.Option(min=1, help="ask each case so many times")] = 1,
+    force: Force = False,
+) -> None:
+    """Ask a model every case of a file and keep its replies, for the time when it is gone."""
+    from harness import progress, recorder, recording
+    from harness.config import load
+
+    root = _project_root(Path.cwd())
+    written = [path for path in (out, training) if path]
+    _refuse_loss(cases, written, force=force)
+    sys.path.append(str(root))  # python: models of the project, as `python -m pytest` finds them
+    made = recorder.record(model, Path.cwd() / cases, load(root), root, progress.task, trials)
+    recording.write(made, out)
+    _say_recorded(made, out)
+    if training:
+        rows = recorder.training(Path.cwd() / cases, root, made)
+        recording.replace_file(training, rows.content)
+        typer.echo(f"{training}: {rows.about}")
+
+
+def _say_recorded(made: Recording, path: Path) -> None:
+    typer.echo(f"{path}: {len(made.replies)} replies of {made.about}")
+
+
+def _refuse_loss(cases: Path | None, written: list[Path], *, force: bool) -> None:
+    """Refuse to write over what cannot be asked again."""
+    named = [path.resolve() for path in [*([cases] if cases else []), *written]]
+    if len(set(named)) < len(named):
+        raise HarnessError("two of the files have one name; give each its own")
+    for path in written:
+        if path.exists() and not (force and path.is_file()):
+            raise HarnessError(
+                f"{path}: it is there already; choose another file, or replace a file with --force"
+            )
+
+
+@baseline_app.command("save")
+def save(
+    file: Annotated[Path, typer.Argument(help="the recording to write")],
+    run: Annotated[str, typer.Option(help="a run: its id, its beginning, or latest")] = "latest",
+    model: Annotated[str, typer.Option(help="a model of the run; by default its baseline")] = "",
+    force: Force = False,
+) -> None:
+    """Write what a model replied in a run to a file, for `baseline = "replay:FILE"`."""
+    from harness import history, recording
+
+    _refuse_loss(None, [file], force=force)
+    with _store() as store:
+        made = history.recording_of(store, history.find_run(store, run, answered=True), model)
+    recording.write(made, file)
+    _say_recorded(made, file)
+
+
+@app.command()
+def promote(
+    run: Run,
+    candidate: Annotated[str, typer.Argument(help="a candidate of the run")],
+    force: Annotated[bool, typer.Option("--force", help="even if the run did not pass")] = False,
+) -> None:
+    """Make a candidate the champion, which `baseline = "champion"` compares with."""
+    from harness import history
+
+    with _store() as store:
+        found = history.find_run(store, run)
+        history.promote(store, found, candidate, force=force)
+    typer.echo(f"{candidate} of the run {found} is the champion")
+
+
+@runs_app.callback(invoke_without_command=True)
+def runs(context: typer.Context) -> None:
+    """List earlier runs, show one, or compare two."""
+    if context.invoked_subcommand:
+        return
+    from harness.report import runs as tables
+
+    with _store() as store:
+        _print(tables.overview(store.summary(run) for run in store.run_ids()))
+
+
+@runs_app.command("show")
+def show(run: Run) -> None:
+    """Show a run: its verdict, metrics, changed cases and errors."""
+    from harness.history import find_run
+    from harness.report import runs as tables
+
+    with _store() as store:
+        _print(*tables.page(store.results(find_run(store, run))))
+
+
+@runs_app.command("diff")
+def diff(before: Run, after: Run) -> None:
+    """Put two runs side by side: their metrics and verdicts, and the cases that differ."""
+    from harness.history import find_run
+    from harness.report import runs as tables
+
+    with _store() as store:
+        first, second = (store.results(find_run(store, run)) for run in (before, after))
+    _print(*tables.diff(first, second))
+
+
+@contextmanager
+def _store() -> Iterator[Store]:
+    from harness.config import load
+    from harness.history import opened
+
+    root = _project_root(Path.cwd())
+    with opened(root / load(root).store) as store:
+        yield store
+
+
+def _print(*parts: object) -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    for part in parts:
+        console.print(part)
 
 
 def _project_root(start: Path) -> Path:

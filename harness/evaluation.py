@@ -82,10 +82,9 @@ class ItemResult:
     tags: tuple[str, ...]
     cluster: str | None
     digest: str
-    reply: str
+    reply: Reply
     error: str
     trial: int
-    usage: Mapping[str, float]
     asserted: bool | None
     explanation: str
     mistake: str
@@ -100,6 +99,8 @@ class ItemResult:
         """Return the result that `to_json` wrote."""
         values: dict[str, Any] = json.loads(text)
         values["tags"] = tuple(values["tags"])
+        reply = values["reply"]
+        values["reply"] = Reply(**{**reply, "tool_calls": tuple(reply["tool_calls"])})
         values["scores"] = tuple(_score(score) for score in values["scores"])
         return ItemResult(**values)
 
@@ -124,26 +125,14 @@ def result_of(evaluation: Evaluation, error: str) -> ItemResult:
         tags=case.tags,
         cluster=case.cluster,
         digest=case.digest,
-        reply=evaluation.reply.text,
+        reply=evaluation.reply,
         error=error,
         trial=evaluation.item.trial,
-        usage=usage_of(evaluation.reply),
         asserted=evaluation.asserted,
         explanation=evaluation.explanation,
         mistake=evaluation.mistake,
         scores=tuple(evaluation.scores),
     )
-
-
-def usage_of(reply: Reply) -> dict[str, float]:
-    """Return what `reply` took, by the names of `harness.rules.USAGE`."""
-    taken = {
-        "latency_s": reply.latency_s,
-        "cost_usd": reply.cost_usd,
-        "prompt_tokens": reply.prompt_tokens,
-        "completion_tokens": reply.completion_tokens,
-    }
-    return {name: float(value) for name, value in taken.items() if value is not None}
 
 
 def conversation(messages: Sequence[Message]) -> str:

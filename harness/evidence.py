@@ -135,9 +135,9 @@ def _usage_scores(
 ) -> Iterator[tuple[ItemResult, Score]]:
     for result in results:
         for name in usage_metrics(rules, result.suite):
-            value = result.usage.get(name)
+            value = getattr(result.reply, name)
             if value is not None:
-                yield result, _usage_score(f"{result.suite}.{name}", value)
+                yield result, _usage_score(f"{result.suite}.{name}", float(value))
 
 
 def _usage_score(metric: str, value: float) -> Score:

@@ -35,6 +35,9 @@ def _trainings(plan: Plan) -> Iterator[str]:
 
 
 def _requests(plan: Plan) -> Iterator[str]:
+    for planned in plan.arms:
+        if planned.arm.spec.recorded:
+            yield f"replies of {planned.arm.name}: read from {planned.arm.spec.target}"
     counts = plan.request_counts()
     for name, count in counts.items():
         yield f"requests to {name}: {count}"

@@ -30,6 +30,9 @@ from harness.suites import Suite
 if TYPE_CHECKING:
     from trainers.recipe import Recipe
 
+_NAMED = 10
+"""Cases that an error names; of the others it says how many they are."""
+
 Show = Callable[[str], AbstractContextManager[Update]]
 """Shows the work of this title; see `harness.progress.task`."""
 
@@ -132,23 +135,27 @@ class Plan:
     @cached_property
     def choices(self) -> tuple[Suite, ...]:
         """The suites whose number of shots is chosen on their validation cases."""
+        if not self.baseline.examples:
+            return ()
         asked = {suite.name for suite, _, _ in self.asked(self.baseline.name)}
         return tuple(s for s in self.suites if len(s.shots) > 1 and s.name in asked)
 
     def request_counts(self) -> dict[str, int]:
-        """Return model -> number of distinct requests, those that choose its shots apart."""
+        """Return model -> number of distinct requests, those that choose its shots apart.
+
+        A recording is asked nothing.
+        """
         counts: Counter[str] = Counter()
-        for planned in self.arms:
-            shown = planned.arm.takes_examples
+        for arm in (planned.arm for planned in self.arms if not planned.arm.spec.recorded):
             distinct = {
                 (
-                    suite.name if shown and suite.examples else "",
+                    suite.name if arm.examples and suite.examples else "",
                     prompting.text_of(case.messages),
                     trial,
                 )
-                for suite, case, trial in self.asked(planned.arm.name)
+                for suite, case, trial in self.asked(arm.name)
             }
-            counts[planned.arm.name] += len(distinct)
+            counts[arm.name] += len(distinct)
         for suite in self.choices:
             distinct_cases = {prompting.text_of(case.messages) for case in suite.validation}
             counts[choosing(self.baseline.name)] += len(suite.shots) * len(distinct_cases)
@@ -164,28 +171,37 @@ class Preparation:
     """Carries out a `Plan`; afterwards it knows the reply of every item."""
 
     def __init__(self, plan: Plan, show: Show, *, train: bool = True) -> None:
+        from harness.models import Models
         from harness.replies import Replies
         from harness.store import Store
 
         self._plan = plan
         self._show = show
         self._train = train
-        self._replies = Replies(Store(plan.home / "store.sqlite"))
+        self._models = Models()
+        self._replies = Replies(Store(plan.home / "store.sqlite"), self._models)
         self._arms = {planned.arm.name: planned.arm for planned in plan.arms}
         self._shots: dict[str, int] = {}
         self._known: dict[str, Reply] = {}
         self._asked: list[Request] = []
         self._candidates: dict[str, Candidate] = {}
         self._failed: dict[str, str] = {}
-        self._notes: list[str] = []
+        self._notes = [planned.note for planned in plan.arms if planned.note]
 
     def prepare(self) -> Prepared:
-        """Train, choose the shots and ask, under the lock that other processes wait on."""
+        """Train, choose the shots and ask, under the lock that other processes wait on.
+
+        Raises:
+            EvidenceError: a recording is damaged, or does not answer all cases; then nothing was
+                trained or asked.
+
+        """
         from filelock import FileLock
 
         lock = self._plan.home / "locks" / "run.lock"
         lock.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(lock):
+            self._replay()
             self._make_candidates()
             self._choose_shots()
             self._ask(self._requests(), "asking")
@@ -195,17 +211,39 @@ class Preparation:
         """Return the reply to an item's case; its `error` says why there is none."""
         if reason := self._failed.get(item.arm):
             return Reply(error=f"the candidate {item.arm} was not made: {reason}")
-        return self.ask(item, item.case.messages)
+        request = self._case_request(self._arms[item.arm], item.suite, item.case, item.trial)
+        if request.key not in self._known:
+            self._ask([request], "asking")
+        return self._known[request.key]
 
     def ask(self, item: CaseItem, messages: Sequence[Message]) -> Reply:
         """Return the reply of an item's model to `messages`, through the cache."""
-        label = f"{item.suite.name}:{item.case.id}"
-        request = self._request(self._arms[item.arm], item.suite, messages, label, item.trial)
+        arm = self._arms[item.arm]
+        request = self._request(arm, item.suite, messages, item.case.id, item.trial)
         if request.key not in self._known:
             self._ask([request], "asking")
         return self._known[request.key]
 
     # ------------------------------------------------------------------ steps
+
+    def _replay(self) -> None:
+        for arm in [arm for arm in self._arms.values() if arm.spec.recorded]:
+            requests = [self._case_request(arm, *found) for found in self._plan.asked(arm.name)]
+            self._asked.extend(requests)
+            self._known |= self._replies.gather(requests)
+            self._refuse_gaps(arm, requests)
+            about = self._models.identity(arm.spec)["about"]
+            self._notes.append(f"{arm.name} is a recording of {about}")
+
+    def _refuse_gaps(self, arm: Arm, requests: Sequence[Request]) -> None:
+        gaps = [error for one in requests if (error := self._known[one.key].error)]
+        if gaps:
+            more = f"; and {len(gaps) - _NAMED} more" if len(gaps) > _NAMED else ""
+            raise EvidenceError(
+                f"{arm.name}: its recording answers {len(requests) - len(gaps)} of "
+                f"{len(requests)} cases: {'; '.join(gaps[:_NAMED])}{more}; record the model again, "
+                "or take these cases back; nothing was trained or asked"
+            )
 
     def _make_candidates(self) -> None:
         needed = {item.arm for item in self._plan.items}
@@ -254,22 +292,33 @@ class Preparation:
         spec = replace(arm.spec, name=choosing(arm.name), few_shot=suite.few_shot(shots))
         return self._replies.plan(spec, case.messages, label=f"{suite.name}:{case.id}")
 
+    def _case_request(self, arm: Arm, suite: Suite, case: Case, trial: int) -> Request:
+        return self._request(arm, suite, case.messages, case.id, trial, case)
+
     def _request(
-        self, arm: Arm, suite: Suite, messages: Sequence[Message], label: str, trial: int
+        self,
+        arm: Arm,
+        suite: Suite,
+        messages: Sequence[Message],
+        label: str,
+        trial: int,
+        case: Case | None = None,
     ) -> Request:
         spec = arm.spec
-        if arm.takes_examples and suite.examples and not spec.few_shot:
+        if arm.examples and suite.examples:
             spec = replace(spec, few_shot=suite.few_shot(self._shots_of(suite)))
-        return self._replies.plan(spec, messages, arm.first_trial + trial, label)
+        return self._replies.plan(
+            spec, messages, arm.first_trial + trial, f"{suite.name}:{label}", case
+        )
 
     def _shots_of(self, suite: Suite) -> int:
         return self._shots.get(suite.name, suite.shots[0])
 
     def _requests(self) -> list[Request]:
         return [
-            self._request(arm, suite, case.messages, f"{suite.name}:{case.id}", trial)
+            self._case_request(arm, suite, case, trial)
             for name, arm in self._arms.items()
-            if name not in self._failed
+            if name not in self._failed and not arm.spec.recorded
             for suite, case, trial in self._plan.asked(name)
         ]
 

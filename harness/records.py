@@ -218,25 +218,26 @@ class ModelSpec:
         """`provider:target`, as the user writes it."""
         return f"{self.provider}:{self.target}"
 
+    @property
+    def recorded(self) -> bool:
+        """Whether its replies are read from a recording: it is asked cases and no free prompts."""
+        return self.provider == "replay"
+
 
 @dataclass(frozen=True, slots=True)
 class Arm:
     """One model in its role in a run; `fingerprint` is empty until the model is known.
 
-    `first_trial` is where its trials begin: after the baseline's, where the baseline is compared
-    with itself.
+    `examples`: the suites' few-shot examples stand before its prompt. `first_trial` is where
+    its trials begin: after the baseline's, where the baseline is compared with itself.
     """
 
     name: str
     role: Role
     spec: ModelSpec
     fingerprint: str = ""
+    examples: bool = False
     first_trial: int = 0
-
-    @property
-    def takes_examples(self) -> bool:
-        """Whether the suites' few-shot examples stand before its prompt."""
-        return self.role is Role.BASELINE or self.first_trial > 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,6 +245,7 @@ class Request:
     """One planned call. `key` is its identity in the cache (see `harness.replies`).
 
     `length` is the case's own length in characters, before few-shot: batches are sorted by it.
+    `case` is the case that is asked, where it is one: recordings are looked up by it.
     """
 
     key: str
@@ -252,6 +254,7 @@ class Request:
     length: int
     trial: int = 0
     label: str = ""
+    case: Case | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,6 +324,31 @@ class Score:
             raise ValueError("a score has a value or a reason why it has none")
         if self.value is not None and not math.isfinite(self.value):
             raise ValueError(f"{self.metric}: {self.value} is no finite number")
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedScore:
+    """A score as a recording keeps it; `check` is the digest of the check with its settings."""
+
+    value: float | None
+    passed: bool | None
+    check: str
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What a model replied to a case: a line of a recording, a row of a stored run.
+
+    `digest` is the case's; `suite` is empty where none is known. `scores` maps metrics to what
+    the checks said at the time.
+    """
+
+    id: str
+    digest: str
+    reply: Reply
+    suite: str = ""
+    trial: int = 0
+    scores: Mapping[str, RecordedScore] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

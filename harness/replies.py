@@ -10,6 +10,7 @@ from typing import Any
 
 from harness.models import Models
 from harness.records import (
+    Case,
     HarnessError,
     Message,
     ModelSpec,
@@ -102,22 +103,34 @@ class Replies:
         self._asked: dict[str, str] = {}
 
     def plan(
-        self, spec: ModelSpec, case_messages: Sequence[Message], trial: int = 0, label: str = ""
+        self,
+        spec: ModelSpec,
+        case_messages: Sequence[Message],
+        trial: int = 0,
+        label: str = "",
+        case: Case | None = None,
     ) -> Request:
         """Return the call that asks `spec` a case; nothing is loaded, nothing is sent.
 
+        `case` is the case itself; free messages have none.
+
         Raises:
             HarnessError: the model or its template is wrong.
+            EvidenceError: a recording is damaged.
 
         """
         messages = prompt(spec, case_messages)
+        identity = self._models.identity(spec)
+        if spec.recorded and case:
+            identity = {**identity, "suite": case.suite, "case": case.digest}
         return Request(
-            key=request_key(spec, self._models.identity(spec), messages, trial),
+            key=request_key(spec, identity, messages, trial),
             model=spec,
             messages=messages,
             length=_characters(case_messages),
             trial=trial,
             label=label,
+            case=case,
         )
 
     def gather(
@@ -127,7 +140,8 @@ class Replies:
     ) -> dict[str, Reply]:
         """Return key -> reply of all `requests`; what the store does not hold is asked.
 
-        Each batch is stored the moment it arrives. A reply with an `error` is never stored.
+        Each batch is stored the moment it arrives. A reply with an `error` is never stored, nor
+        what a recording holds.
 
         Raises:
             HarnessError: a model cannot be asked at all.
@@ -135,7 +149,7 @@ class Replies:
 
         """
         distinct = _distinct(requests)
-        found = self._store.replies(distinct)
+        found = self._store.replies(k for k, one in distinct.items() if not one.model.recorded)
         self._known.update(found)
         total = len(distinct) - len(found)
         for group in _groups(distinct.values()):
@@ -167,12 +181,13 @@ class Replies:
         ]
         names = {request.key: request.model.name for request in group}
         for answers in self._models.ask(missing):
-            self._store.put_replies(
-                {key: reply for key, reply in answers.items() if reply.error is None},
-                group[0].model.spec,
-            )
             self._known.update(answers)
-            self._asked.update({key: names[key] for key in answers})
+            if not group[0].model.recorded:
+                self._store.put_replies(
+                    {key: reply for key, reply in answers.items() if reply.error is None},
+                    group[0].model.spec,
+                )
+                self._asked.update({key: names[key] for key in answers})
             yield answers
 
     def _usage(self, name: str, keys: set[str]) -> Usage:

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from harness import outcome, progress, wording
-from harness.arms import PlannedArm, named, planned_arms, with_itself
+from harness.arms import PlannedArm, candidate_named, planned_arms, with_itself
 from harness.config import Settings, load
 from harness.evaluation import CaseItem, Evaluation, ItemResult, Talker, result_of
 from harness.evidence import assertion_metric
@@ -99,9 +99,13 @@ class Session:
     def arms(self) -> tuple[PlannedArm, ...]:
         """The baseline, then the candidates."""
         if not self._arms:
-            self._arms = planned_arms(self.settings, self.root)
+            from harness import history
+
+            named = self.config.option.harness_baseline
+            earlier = history.baseline(named, self.settings, self.root)
+            self._arms = planned_arms(self.settings, self.root, earlier)
             if name := self.config.option.harness_confirm:
-                self._arms = (self._arms[0], named(self._arms, name))
+                self._arms = (self._arms[0], candidate_named(self._arms, name))
             if self.config.option.harness_aa:
                 self._arms = with_itself(self._arms[0], self.trials)
         return self._arms
@@ -115,7 +119,7 @@ class Session:
         """
         if "harness_item" not in metafunc.fixturenames:
             return
-        with _as_usage_error():
+        with _as_usage_error(EvidenceError):
             suite = self._suite(metafunc, marker)
             arms = [planned.arm for planned in self.arms]
         items = [
@@ -277,7 +281,7 @@ class Session:
             return
         evaluation = item.stash.get(EVALUATION, None)
         if evaluation is None and report.failed and (found := case_item(item)):
-            evaluation = _evaluation(item, found, Reply())
+            evaluation = _evaluation(item, found, Reply(error="its test could not begin"))
         if evaluation is None:
             return
         error = "" if report.passed else _reason(report)
@@ -390,12 +394,17 @@ class Session:
 
     def _stored(self, run: Run) -> Run:
         """Put `run` into the store; it is undecidable where the store cannot take it."""
+        from harness import history
         from harness.report.results import as_results
         from harness.store import Store
 
         try:
             store = Store(self.root / self.settings.store / "store.sqlite")
-            store.add_run(run.run_id, run.started, json.dumps(as_results(run)))
+            store.add_run(
+                as_results(run),
+                [history.without_headers(arm) for arm in run.arms],
+                history.replies_of(self.results),
+            )
             store.close()
         except (HarnessError, EvidenceError) as problem:
             return replace(
@@ -493,11 +502,25 @@ def _tell(config: pytest.Config, report: pytest.TestReport) -> None:
         terminal._add_stats(category, [report])
 
 
+def named_in_full(reference: str, root: Path) -> str:
+    """Return what `--harness-baseline` names, in full; see `harness.history.full_name`.
+
+    Raises:
+        UsageError: there is no such run or model.
+
+    """
+    from harness import history
+
+    with _as_usage_error(EvidenceError):
+        return history.full_name(reference, root / load(root).store)
+
+
 @contextmanager
-def _as_usage_error() -> Iterator[None]:
+def _as_usage_error(*also: type[Exception]) -> Iterator[None]:
+    mistakes: tuple[type[Exception], ...] = (HarnessError, *also)
     try:
         yield
-    except HarnessError as problem:
+    except mistakes as problem:
         raise pytest.UsageError(str(problem)) from None
 
 

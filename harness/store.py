@@ -9,24 +9,34 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from filelock import FileLock
 
-from harness.records import EvidenceError, HarnessError, Reply
+from harness.records import Arm, EvidenceError, HarnessError, Recorded, RecordedScore, Reply
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 BUSY_SECONDS = 30.0
 
 _KEYS_PER_QUERY = 500  # SQLite takes at most 999 variables where it is old
 _SCHEMA = (
     "CREATE TABLE replies"
     " (key TEXT PRIMARY KEY, model TEXT NOT NULL, value TEXT NOT NULL, created TEXT NOT NULL)",
-    "CREATE TABLE runs (id TEXT PRIMARY KEY, started TEXT NOT NULL, value TEXT NOT NULL)",
+    # The cases are apart from the rest of the results: a list of runs does not read them.
+    "CREATE TABLE runs (id TEXT PRIMARY KEY, started TEXT NOT NULL, results TEXT NOT NULL,"
+    " cases TEXT NOT NULL, arms TEXT NOT NULL)",
+    "CREATE TABLE run_replies"
+    " (run TEXT NOT NULL REFERENCES runs (id), model TEXT NOT NULL, suite TEXT NOT NULL,"
+    " case_id TEXT NOT NULL, trial INTEGER NOT NULL, digest TEXT NOT NULL, reply TEXT NOT NULL,"
+    " scores TEXT NOT NULL, PRIMARY KEY (run, model, suite, case_id, trial)) WITHOUT ROWID",
+    "CREATE TABLE promotions (number INTEGER PRIMARY KEY, run TEXT NOT NULL REFERENCES runs (id),"
+    " model TEXT NOT NULL, promoted TEXT NOT NULL)",
     f"PRAGMA user_version = {SCHEMA_VERSION}",
 )
 _UNUSABLE = tuple(
@@ -36,6 +46,15 @@ _NETWORK = re.compile(
     r"nfs\d*|cifs|smb\d*|smbfs|ncpfs|afs|ceph|glusterfs|lustre|beegfs|gpfs|"
     r"fuse\.(sshfs|s3fs|rclone|gcsfuse|goofys|davfs2?|glusterfs|ceph.*|smbnetfs|blobfuse2?|juicefs)"
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Promotion:
+    """A candidate of a run that became the champion; `promoted` is when (ISO 8601)."""
+
+    run: str
+    model: str
+    promoted: str
 
 
 class Store:
@@ -73,19 +92,96 @@ class Store:
         with self._writing():
             self._connection.executemany("INSERT OR REPLACE INTO replies VALUES (?, ?, ?, ?)", rows)
 
-    def add_run(self, run_id: str, started: str, value: str) -> None:
-        """Store a run: its id, when it started (ISO 8601) and its results as JSON text."""
+    def add_run(
+        self,
+        results: Mapping[str, Any],
+        arms: Sequence[Arm] = (),
+        replies: Mapping[str, Iterable[Recorded]] = MappingProxyType({}),
+    ) -> None:
+        """Store a run in one transaction.
+
+        `results` are those of `results.json`, `arms` its models, `replies` maps each model to what
+        it replied to the cases.
+        """
+        run, rest = results["run_id"], {key: results[key] for key in results if key != "cases"}
+        row = (run, results["started"], _json(rest), _json(results["cases"]), _arms_text(arms))
+        rows = [
+            (
+                run,
+                model,
+                one.suite,
+                one.id,
+                one.trial,
+                one.digest,
+                _encoded(one.reply),
+                _scores(one),
+            )
+            for model, recorded in replies.items()
+            for one in recorded
+        ]
         with self._writing():
-            self._connection.execute(
-                "INSERT OR REPLACE INTO runs VALUES (?, ?, ?)", (run_id, started, value)
+            self._connection.execute("INSERT INTO runs VALUES (?, ?, ?, ?, ?)", row)
+            self._connection.executemany(
+                "INSERT INTO run_replies VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows
             )
 
-    def runs(self) -> list[tuple[str, str, str]]:
-        """Return (id, started, results as JSON text) of every run, the oldest first."""
+    def run_ids(self, *, answered: bool = False) -> list[str]:
+        """Return the ids of all runs, the oldest first; `answered`: of those with replies."""
+        condition = "WHERE id IN (SELECT run FROM run_replies)" if answered else ""
         with self._spoken():
-            return self._connection.execute(
-                "SELECT id, started, value FROM runs ORDER BY started, id"
+            rows = self._connection.execute(f"SELECT id FROM runs {condition} ORDER BY started, id")
+            return [run for (run,) in rows]
+
+    def results(self, run: str) -> dict[str, Any]:
+        """Return the results of `run` as `results.json` has them."""
+        cases = self._value("SELECT cases FROM runs WHERE id = ?", run)
+        return {**self.summary(run), "cases": cases}
+
+    def summary(self, run: str) -> dict[str, Any]:
+        """Return the results of `run` without its cases."""
+        found: dict[str, Any] = self._value("SELECT results FROM runs WHERE id = ?", run)
+        return found
+
+    def arms(self, run: str) -> tuple[Arm, ...]:
+        """Return the models of `run`."""
+        from pydantic import TypeAdapter
+
+        value = self._value("SELECT arms FROM runs WHERE id = ?", run)
+        return TypeAdapter(tuple[Arm, ...]).validate_python(value)
+
+    def run_models(self, run: str) -> list[str]:
+        """Return the models whose replies `run` holds, by name."""
+        with self._spoken():
+            rows = self._connection.execute(
+                "SELECT DISTINCT model FROM run_replies WHERE run = ? ORDER BY model", (run,)
+            )
+            return [model for (model,) in rows]
+
+    def run_replies(self, run: str, model: str) -> tuple[Recorded, ...]:
+        """Return what `model` replied in `run`, by suite and case."""
+        with self._spoken():
+            rows = self._connection.execute(
+                "SELECT case_id, digest, reply, suite, trial, scores FROM run_replies"
+                " WHERE run = ? AND model = ? ORDER BY suite, case_id, trial",
+                (run, model),
             ).fetchall()
+        return tuple(self._recorded(*row) for row in rows)
+
+    def promote(self, run: str, model: str) -> None:
+        """Make `model` of `run` the champion."""
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        with self._writing():
+            self._connection.execute(
+                "INSERT INTO promotions (run, model, promoted) VALUES (?, ?, ?)", (run, model, now)
+            )
+
+    def champion(self) -> Promotion | None:
+        """Return the last promotion."""
+        with self._spoken():
+            row = self._connection.execute(
+                "SELECT run, model, promoted FROM promotions ORDER BY number DESC LIMIT 1"
+            ).fetchone()
+        return Promotion(*row) if row else None
 
     def close(self) -> None:
         """Close the file; closing twice does no harm."""
@@ -127,6 +223,23 @@ class Store:
             f"SELECT key, CAST(value AS BLOB) FROM replies WHERE key IN ({marks})", keys
         ).fetchall()
 
+    def _value(self, query: str, run: str) -> Any:
+        with self._spoken():
+            row = self._connection.execute(query, (run,)).fetchone()
+        try:
+            return json.loads(row[0])
+        except (TypeError, ValueError):
+            raise self._damaged(f"the run {run} cannot be read") from None
+
+    def _recorded(
+        self, id_: str, digest: str, reply: str, suite: str, trial: int, scores: str
+    ) -> Recorded:
+        found = _decoded(reply)
+        if found is None:
+            raise self._damaged(f"a reply to the case {id_} cannot be read")
+        kept = {metric: RecordedScore(**score) for metric, score in json.loads(scores).items()}
+        return Recorded(id_, digest, found, suite, trial, kept)
+
     def _drop(self, keys: list[str]) -> None:
         if keys:
             with self._writing():
@@ -160,6 +273,9 @@ class Store:
                 f"{self._path}: the store cannot be used: {problem}; make sure that the disk has "
                 "room, that you may write there and that no other program holds the file"
             )
+        return self._damaged(problem)
+
+    def _damaged(self, problem: object) -> EvidenceError:
         return EvidenceError(
             f"{self._path}: the store is damaged: {problem}; move it away, or delete it to start "
             "afresh (every reply is asked again)"
@@ -176,6 +292,20 @@ def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, allow_nan=False)
+
+
+def _arms_text(arms: Sequence[Arm]) -> str:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(tuple[Arm, ...]).dump_json(tuple(arms)).decode()
+
+
+def _scores(one: Recorded) -> str:
+    return _json({metric: asdict(score) for metric, score in one.scores.items()})
 
 
 def _encoded(reply: Reply) -> str:

@@ -14,6 +14,7 @@ _MODULES = {
     "local": "harness.models.local",
     "openai": "harness.models.chat",
     "python": "harness.models.python",
+    "replay": "harness.models.replay",
 }
 """Provider -> the module with its `Provider`."""
 

@@ -4,13 +4,24 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.records import EvidenceError, HarnessError, Reply
+from harness.records import (
+    Arm,
+    EvidenceError,
+    HarnessError,
+    ModelSpec,
+    Recorded,
+    RecordedScore,
+    Reply,
+    Role,
+)
 from harness.store import SCHEMA_VERSION, Store, network_file_system
 
 REPLY = Reply(
@@ -80,13 +91,63 @@ def test_more_keys_than_an_old_sqlite_takes_at_once(store: Store) -> None:
     assert store.replies(given) == given
 
 
+def results(run: str, started: str = "2026-11-01T00:00:00+00:00") -> dict[str, Any]:
+    return {"run_id": run, "started": started, "verdict": "pass", "cases": [{"id": "c1"}]}
+
+
 def test_runs_are_listed_from_the_oldest(store: Store) -> None:
-    store.add_run("later", "2026-11-02T00:00:00+00:00", '{"b": 2}')
-    store.add_run("first", "2026-11-01T00:00:00+00:00", '{"a": 1}')
-    assert store.runs() == [
-        ("first", "2026-11-01T00:00:00+00:00", '{"a": 1}'),
-        ("later", "2026-11-02T00:00:00+00:00", '{"b": 2}'),
-    ]
+    store.add_run(results("later", "2026-11-02T00:00:00+00:00"))
+    store.add_run(results("first", "2026-11-01T00:00:00+00:00"))
+    assert store.run_ids() == ["first", "later"]
+    assert store.results("later") == results("later", "2026-11-02T00:00:00+00:00")
+    assert "cases" not in store.summary("later")
+
+
+def test_a_run_keeps_its_models_and_what_they_replied(path: Path, store: Store) -> None:
+    shots = ({"role": "user", "content": "a"}, {"role": "assistant", "content": "b"})
+    spec = ModelSpec("cand", "local", "x", system="s", few_shot=shots, adapter=Path("/a/b"))
+    arms = (Arm("cand", Role.CANDIDATE, spec, "f" * 16),)
+    said = Recorded("c1", "d" * 64, REPLY, "demo", 1, {"demo.exact": RecordedScore(1.0, True, "c")})
+    silent = replace(said, id="c0", trial=0, reply=Reply(), scores={})
+    store.add_run(results("empty"), arms)
+    store.add_run(results("one"), arms, {"cand": [said, silent]})
+    store.close()
+    again = Store(path)
+    assert again.arms("one") == arms
+    assert again.run_models("one") == ["cand"]
+    assert again.run_replies("one", "cand") == (silent, said)
+    assert (again.run_models("empty"), again.run_replies("empty", "cand")) == ([], ())
+    assert (again.run_ids(), again.run_ids(answered=True)) == (["empty", "one"], ["one"])
+    again.close()
+
+
+def test_a_run_is_stored_with_its_replies_or_not_at_all(store: Store) -> None:
+    twice = Recorded("c1", "d" * 64, Reply(), "demo")
+    with pytest.raises(EvidenceError, match="UNIQUE"):
+        store.add_run(results("one"), (), {"cand": [twice, twice]})
+    assert store.run_ids() == []
+
+
+def test_a_damaged_run_is_told(path: Path, store: Store) -> None:
+    store.add_run(results("one"), (), {"cand": [Recorded("c1", "d" * 64, Reply(), "demo")]})
+    with sqlite3.connect(path) as other:
+        other.execute("UPDATE run_replies SET reply = '{'")
+        other.execute("UPDATE runs SET results = '['")
+    other.close()
+    with pytest.raises(EvidenceError, match="damaged: the run one cannot be read"):
+        store.summary("one")
+    with pytest.raises(EvidenceError, match="a reply to the case c1 cannot be read"):
+        store.run_replies("one", "cand")
+
+
+def test_the_champion_is_the_last_that_was_promoted(store: Store) -> None:
+    store.add_run(results("one"))
+    assert store.champion() is None
+    store.promote("one", "first")
+    store.promote("one", "second")
+    champion = store.champion()
+    assert champion is not None
+    assert (champion.run, champion.model) == ("one", "second")
 
 
 def test_a_transaction_that_fails_stores_nothing(path: Path, store: Store) -> None:
@@ -161,7 +222,7 @@ def test_another_version_is_refused(path: Path, store: Store) -> None:
     with sqlite3.connect(path) as other:
         other.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
     other.close()
-    with pytest.raises(HarnessError, match=r"version 2 and this program reads version 1; "):
+    with pytest.raises(HarnessError, match=r"version 3 and this program reads version 2; "):
         Store(path)
 
 
@@ -201,14 +262,15 @@ def test_a_store_that_others_hold_for_too_long_is_a_sentence(
 WRITER = """
 import sys
 from pathlib import Path
-from harness.records import Reply
+from harness.records import Recorded, Reply
 from harness.store import Store
 
 for number in range(50):
     store = Store(Path(sys.argv[1])) if number % 10 == 0 else store
     assert len(store.replies([f"{sys.argv[2]}-{n}" for n in range(number)])) == number
     store.put_replies({f"{sys.argv[2]}-{number}": Reply(text="x" * 200)})
-    store.add_run(f"{sys.argv[2]}-{number}", "now", "{}")
+    run = {"run_id": f"{sys.argv[2]}-{number}", "started": "now", "cases": []}
+    store.add_run(run, (), {"base": [Recorded("c1", "0" * 64, Reply(text="x"))]})
 """
 
 
@@ -217,7 +279,7 @@ def test_writers_at_the_same_time_lose_nothing(path: Path) -> None:
     assert [writer.wait(60) for writer in writers] == [0, 0, 0, 0]
     store = Store(path)
     assert len(store.replies(f"{name}-{n}" for name in "abcd" for n in range(50))) == 200
-    assert len(store.runs()) == 200
+    assert len(store.run_ids(answered=True)) == 200
     store.close()
 
 
