@@ -19,6 +19,7 @@ check: $(INSTALLED)
 	$(BIN)/mypy
 
 bench: $(INSTALLED)
+	$(BIN)/python benchmarks/gate.py
 	$(BIN)/python benchmarks/banking77.py
 
 format: $(INSTALLED)
