@@ -18,6 +18,7 @@ check: $(INSTALLED)
 	$(BIN)/mypy
 
 bench: $(INSTALLED)
+	$(BIN)/python benchmarks/gate.py
 	$(BIN)/python benchmarks/banking77.py
 	$(BIN)/python benchmarks/gate.py
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 FLIPS = 9_999
 _ENUMERATED = 16
 _SAME = 1e-9
-_CELLS = 4_000_000
+_CELLS = 1_000_000
 _SERIES_UP_TO = 200
 _FEW_DISCORDANT = 25
 
@@ -483,22 +483,23 @@ class PairedLabels:
         9,999 seeded swaps; exchanging the two models exchanges the two values exactly.
         """
         worse = better = 1
+        observed = self.difference
         for differences in self._swapped_differences(seed):
-            worse += int((differences <= self.difference + _SAME).sum())
-            better += int((differences >= self.difference - _SAME).sum())
+            worse += int((differences <= observed + _SAME).sum())
+            better += int((differences >= observed - _SAME).sum())
         return worse / (FLIPS + 1), better / (FLIPS + 1)
 
     def _swapped_differences(self, seed: int) -> Iterator[NDArray[Any]]:
         import numpy as np
 
-        moved_hits = (self.hits_before - self.hits_after).astype(np.float32)
-        moved_seen = (self.seen_before - self.seen_after).astype(np.float32)
-        touched = moved_hits.any(axis=1) | moved_seen.any(axis=1)
+        moved = np.hstack((self.hits_before - self.hits_after, self.seen_before - self.seen_after))
+        moved = moved[moved.any(axis=1)].astype(np.float32)
         (hits_before, seen_before), (hits, seen) = self._before_sums(), self._after_sums()
         random = np.random.default_rng(seed)
-        for rows in _chunks(max(1, touched.sum(), len(hits))):
-            swaps = random.integers(0, 2, (rows, touched.sum()), dtype=np.uint8).astype(np.float32)
-            more_hits, more_seen = swaps @ moved_hits[touched], swaps @ moved_seen[touched]
+        for rows in _chunks(max(1, *moved.shape)):
+            coins = random.integers(0, 256, (rows, -(-len(moved) // 8)), dtype=np.uint8)
+            swaps = np.unpackbits(coins, axis=1, count=len(moved)).astype(np.float32)
+            more_hits, more_seen = np.hsplit(swaps @ moved, 2)
             after = _macro((hits + more_hits, seen + more_seen))
             yield after - _macro((hits_before - more_hits, seen_before - more_seen))
 

@@ -1,13 +1,23 @@
 from __future__ import annotations
 
-import math
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 
 import pytest
 import scipy.stats
+from gate_simulation import (
+    Gate,
+    five_points_lower,
+    lower_mean,
+    our_gate,
+    percentile_bootstrap,
+    probability,
+    unpaired_z,
+    wald_within_five_points,
+    within_five_points,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -428,85 +438,54 @@ def test_missing_values_of_an_open_range_are_the_worst_and_best_seen() -> None:
 # False alarms and power, by exact enumeration through the decision
 
 
-def share_of(
-    n: int, discordance: float, drop: float, answers: Callable[[int, int, int], bool]
-) -> float:
-    """The probability of `answers` when `drop` of the pass rate is the truth."""
-    loss = (discordance + drop) / 2 / discordance
-    total = 0.0
-    for discordant in range(n + 1):
-        weight = chance(discordant, n, discordance)
-        for losses in range(discordant + 1):
-            probability = weight * chance(losses, discordant, loss)
-            if probability > 1e-7 and answers(n, losses, discordant - losses):
-                total += probability
-    return total
+GRID = [(n, share) for n in (20, 50, 100) for share in (0.05, 0.1, 0.2, 0.4)]
+FALSE_ALARMS = 0.051
 
 
-def chance(count: int, n: int, rate: float) -> float:
-    return math.comb(n, count) * rate**count * (1 - rate) ** (n - count)
-
-
-@cache
-def guard_fails(n: int, losses: int, wins: int) -> bool:
-    return answer(binary(n, losses, wins))[1] is FAIL
-
-
-@cache
-def margin_passes(n: int, losses: int, wins: int) -> bool:
-    return answer(binary(n, losses, wins), Rule(margin=0.05))[1] is PASS
-
-
-@pytest.mark.parametrize("discordance", [0.05, 0.1, 0.2, 0.4])
-@pytest.mark.parametrize("n", [20, 50, 100])
+@pytest.mark.parametrize(("n", "discordance"), [*GRID, (200, 0.05), (200, 0.1)])
 def test_false_alarms_stay_at_five_percent(n: int, discordance: float) -> None:
-    assert share_of(n, discordance, 0.0, guard_fails) <= 0.051
+    assert probability(our_gate, n, discordance) <= FALSE_ALARMS
 
 
-@pytest.mark.parametrize(
-    ("n", "discordance", "drop"), [(20, 0.26, 0.26), (50, 0.2, 0.15), (100, 0.2, 0.107)]
-)
-def test_drops_are_found_as_often_as_the_method_says(
-    n: int, discordance: float, drop: float
-) -> None:
-    assert share_of(n, discordance, drop, guard_fails) == pytest.approx(0.8, abs=0.005)
+@pytest.mark.parametrize(("n", "drop"), [(20, 0.26), (50, 0.15), (100, 0.107), (200, 0.077)])
+def test_drops_are_found_as_often_as_the_method_says(n: int, drop: float) -> None:
+    assert probability(our_gate, n, 0.2, drop) == pytest.approx(0.8, abs=0.005)
 
 
 @pytest.mark.parametrize(("n", "power"), [(50, 0.24), (200, 0.70)])
 def test_an_unchanged_model_is_non_inferior_as_often_as_the_method_says(
     n: int, power: float
 ) -> None:
-    assert share_of(n, 0.1, 0.0, margin_passes) == pytest.approx(power, abs=0.012)
-    assert share_of(n, 0.1, 0.05, margin_passes) <= 0.06
-
-
-def lower_mean(n: int, losses: int, wins: int) -> bool:
-    return losses > wins
-
-
-def five_points_lower(n: int, losses: int, wins: int) -> bool:
-    return (losses - wins) / n > 0.05
-
-
-def wald_within_five_points(n: int, losses: int, wins: int) -> bool:
-    difference = (wins - losses) / n
-    se = math.sqrt(max(0.0, (losses + wins) / n - difference**2) / n)
-    return difference - 1.645 * se > -0.05
+    assert probability(within_five_points, n, 0.1) == pytest.approx(power, abs=0.0075)
+    assert probability(within_five_points, n, 0.1, 0.05) <= FALSE_ALARMS
 
 
 @pytest.mark.parametrize(
-    ("gate", "n", "at_least"),
-    [(lower_mean, 100, 0.4), (five_points_lower, 50, 0.2), (five_points_lower, 100, 0.1)],
+    ("gate", "n", "discordance", "rate"),
+    [
+        (lower_mean, 100, 0.2, 0.45),
+        (five_points_lower, 50, 0.2, 0.21),
+        (five_points_lower, 100, 0.2, 0.11),
+        (percentile_bootstrap, 12, 0.3, 0.053),
+    ],
 )
 def test_known_bad_gates_are_shown_to_cry_wolf(
-    gate: Callable[[int, int, int], bool], n: int, at_least: float
+    gate: Gate, n: int, discordance: float, rate: float
 ) -> None:
-    assert share_of(n, 0.2, 0.0, gate) > at_least
+    found = probability(gate, n, discordance)
+    assert found > FALSE_ALARMS
+    assert found == pytest.approx(rate, abs=0.006)
+    assert probability(our_gate, n, discordance) <= FALSE_ALARMS
+
+
+def test_an_unpaired_test_is_shown_to_miss_what_pairs_show() -> None:
+    assert probability(unpaired_z, 100, 0.2, 0.107) < 0.45
+    assert probability(unpaired_z, 200, 0.2, 0.107) < 0.8
 
 
 def test_walds_interval_is_shown_to_pass_what_is_worse_by_the_margin() -> None:
-    assert share_of(50, 0.05, 0.05, wald_within_five_points) > 0.07
-    assert share_of(50, 0.05, 0.05, margin_passes) <= 0.06
+    assert probability(wald_within_five_points, 50, 0.05, 0.05) > 0.07
+    assert probability(within_five_points, 50, 0.05, 0.05) <= FALSE_ALARMS
 
 
 # Invariants
