@@ -202,7 +202,7 @@ def _judge(arms: Sequence[Sequence[Series]]) -> None:
     baseline, *candidates = arms
     pairs = [pair for candidate in candidates for pair in zip(baseline, candidate, strict=True)]
     comparisons = list(starmap(_comparison, pairs))
-    decide(comparisons, {}, GateSettings())
+    decide(comparisons, [], GateSettings())
 
 
 def _comparison(old: Series, new: Series) -> object:

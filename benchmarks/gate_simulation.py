@@ -61,7 +61,7 @@ def smallest_drop(gate: Gate, n: int, discordance: float, power: float = 0.8) ->
 @cache
 def our_gate(n: int, losses: int, wins: int) -> bool:
     """Say whether a metric without a rule fails the run."""
-    (verdict,) = decide([yes_or_no(n, losses, wins)], {}, GateSettings())
+    (verdict,) = decide([yes_or_no(n, losses, wins)], [], GateSettings())
     return verdict.decision is Decision.FAIL
 
 
@@ -338,5 +338,5 @@ def _compared(
 
 
 def _fails(comparisons: Sequence[Comparison]) -> bool:
-    verdicts = decide(comparisons, {}, GateSettings())
+    verdicts = decide(comparisons, [], GateSettings())
     return any(verdict.decision is Decision.FAIL for verdict in verdicts)
