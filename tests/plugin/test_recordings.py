@@ -336,6 +336,20 @@ def test_a_run_keeps_what_each_model_replied_to_each_case(project, workers):
     assert json.loads(Path(project.root / "reports/latest/results.json").read_text())["cases"]
 
 
+def test_a_case_whose_test_could_not_begin_has_no_empty_reply(project):
+    project.write(
+        "evals/test_demo.py",
+        'import pytest\n\npytestmark = pytest.mark.cases("data/demo.jsonl")\n\n\n'
+        "@pytest.fixture\ndef room(request):\n"
+        "    if 'c7-cand' in request.node.name:\n        raise OSError('no room')\n\n\n"
+        "def test_exact(room, score):\n    score.exact()\n",
+    )
+    project.settings(base="half", cand="right")
+    assert project.run().status == 6
+    assert [one.id for one in stored(project)["cand"] if not one.reply.text] == []
+    assert len(stored(project)["cand"]) == 23
+
+
 def test_the_headers_of_a_service_are_not_stored(project):
     project.pyproject(
         '[tool.harness]\nbase = "old"\n[tool.harness.models.old]\nmodel = "openai:x"\n'
