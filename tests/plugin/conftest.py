@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -198,6 +201,20 @@ class Project:
             counts=_counts(done.outlines),
             results=results,
         )
+
+    def harness(self, *arguments: str) -> tuple[int, str]:
+        """Run our command as its installed script does: without the project on the path."""
+        code = "import sys; sys.path.remove(''); from harness.cli import main; main()"
+        done = subprocess.run(
+            [sys.executable, "-c", code, *arguments],
+            cwd=self.root,
+            env={**os.environ, "COLUMNS": "120"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert "Traceback" not in done.stderr, done.stderr
+        return done.returncode, done.stdout + done.stderr
 
     def _latest(self) -> str | None:
         latest = self.root / "reports" / "latest"

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -43,27 +41,13 @@ def test_exact(score):
 def test_says_yes(reply):
     assert reply.text == "yes"
 """
-HARNESS = "import sys; sys.path.remove(''); from harness.cli import main; main()"
-
-
-def harness(project, *arguments):
-    """Run the command as its installed script does: without the project on the path."""
-    done = subprocess.run(
-        [sys.executable, "-c", HARNESS, *arguments],
-        cwd=project.root,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert "Traceback" not in done.stderr, done.stderr
-    return done.returncode, done.stdout + done.stderr
 
 
 def saved(project):
     """A run with the old model, and what `harness baseline save` keeps of it."""
     project.settings(base="half", better="right", worse="wrong")
     live = project.run()
-    status, said = harness(project, "baseline", "save", "evals/baseline.jsonl")
+    status, said = project.harness("baseline", "save", "evals/baseline.jsonl")
     assert status == 0, said
     project.forget_calls()
     return live
@@ -117,7 +101,7 @@ def test_a_replayed_baseline_keeps_the_shots_it_was_asked_with(project):
     project.settings(base="by_shots", cand="half")
     live = project.run()
     assert live.metric("demo.exact_match")["baseline_mean"] == 1, "one shot was chosen"
-    assert harness(project, "baseline", "save", "evals/baseline.jsonl")[0] == 0
+    assert project.harness("baseline", "save", "evals/baseline.jsonl")[0] == 0
     project.forget_calls()
     project.pyproject(WITHOUT_OLD + CANDIDATES.replace("wrong", "half"))
     plan = project.run("--harness-plan")
@@ -214,7 +198,7 @@ def test_a_recording_cannot_be_talked_to(project):
 
 
 def record(project, *more, model="python:stub_models:half"):
-    return harness(project, "record", model, "data/demo.jsonl", "-o", "evals/old.jsonl", *more)
+    return project.harness("record", model, "data/demo.jsonl", "-o", "evals/old.jsonl", *more)
 
 
 def test_a_recorded_model_scores_like_the_live_one(project, workers):
@@ -289,7 +273,7 @@ def test_what_is_there_is_replaced_only_by_force(project):
     status, said = record(project, "--training", "data/demo.jsonl", "--force")
     assert status == 4
     assert "two of the files have one name" in said
-    status, said = harness(project, "record", "half", "data/demo.jsonl", "-o", "evals", "--force")
+    status, said = project.harness("record", "half", "data/demo.jsonl", "-o", "evals", "--force")
     assert (status, "evals: it is there already" in said) == (4, True)
     assert (project.root / "evals/old.jsonl").read_bytes() == before
 
@@ -318,7 +302,7 @@ def test_a_model_that_cannot_be_recorded_is_told(project, model, told):
 def test_cases_that_cannot_be_read_are_told(project):
     project.settings()
     for path, told in (("none.jsonl", "there is no such file"), ("data", "it cannot be read")):
-        status, said = harness(project, "record", "python:stub_models:half", path, "-o", "x.jsonl")
+        status, said = project.harness("record", "python:stub_models:half", path, "-o", "x.jsonl")
         assert (status, told in said) == (4, True)
 
 
@@ -350,6 +334,20 @@ def test_a_run_keeps_what_each_model_replied_to_each_case(project, workers):
     assert one.reply.latency_s is not None
     assert set(one.scores) == {"demo.exact_match"}
     assert json.loads(Path(project.root / "reports/latest/results.json").read_text())["cases"]
+
+
+def test_a_case_whose_test_could_not_begin_has_no_empty_reply(project):
+    project.write(
+        "evals/test_demo.py",
+        'import pytest\n\npytestmark = pytest.mark.cases("data/demo.jsonl")\n\n\n'
+        "@pytest.fixture\ndef room(request):\n"
+        "    if 'c7-cand' in request.node.name:\n        raise OSError('no room')\n\n\n"
+        "def test_exact(room, score):\n    score.exact()\n",
+    )
+    project.settings(base="half", cand="right")
+    assert project.run().status == 6
+    assert [one.id for one in stored(project)["cand"] if not one.reply.text] == []
+    assert len(stored(project)["cand"]) == 23
 
 
 def test_the_headers_of_a_service_are_not_stored(project):
