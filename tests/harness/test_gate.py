@@ -260,7 +260,7 @@ def test_the_same_trial_repeated_is_no_new_evidence() -> None:
 
 
 def test_mcnemar_is_for_one_trial_only() -> None:
-    found = compared_trials([ALL] * 30, [MOST] * 4 + [ALL] * 26)
+    found = compared_trials([ALL] * 30, [NONE] * 4 + [ALL] * 26)
     assert not found.binary
     assert (found.p_exact, found.e_value) == (None, None)
     one = binary(30, 4, 0)
@@ -296,7 +296,8 @@ def test_a_contract_goes_by_the_majority_of_trials() -> None:
 
 def test_one_of_two_trials_is_no_majority() -> None:
     half, both = (1.0, 0.0), (1.0, 1.0)
-    assert compared_trials([half, both], [(0.0, 0.0), half]).contract_losses == 1
+    assert compared_trials([both], [half]).contract_losses == 1
+    assert compared_trials([half], [(0.0, 0.0)]).contract_losses == 0
 
 
 def test_a_contract_on_shares_goes_by_the_mean() -> None:
@@ -313,8 +314,8 @@ def test_a_contract_goes_by_what_the_check_calls_passed() -> None:
 
 
 def test_a_contract_where_less_is_better_counts_those_that_rose() -> None:
-    found = compared([0.0, 0.0, 1.0], [1.0, 0.0, 0.0], higher_is_better=False)
-    assert (found.losses, found.wins, found.contract_losses) == (1, 1, 1)
+    found = compared([0.0, 0.0, 0.0, 1.0], [1.0, 1.0, 0.0, 0.0], higher_is_better=False)
+    assert (found.losses, found.wins, found.contract_losses) == (2, 1, 2)
 
 
 def noisy(cases: int, moved: float, noise: float, trials: int) -> Comparison:
