@@ -267,8 +267,8 @@ WORLDS = (
     World("3 trials, binary, n = 30", alone(30), scored=binary, trials=3),
     World("8 trials, Likert, n = 20", alone(20), scored=likert, trials=8),
     World("1 % missing, Likert, n = 100", alone(100), scored=likert, missing=0.005),
-    World("12 metrics, n = 25", alone(25), metrics=12),
-    World("10 candidates, binary, n = 40", alone(40), scored=binary, candidates=10),
+    World("12 metrics, n = 20", alone(20), metrics=12),
+    World("10 candidates, binary, n = 25", alone(25), scored=binary, candidates=10),
 )
 CROWD = World("12 metrics, 10 candidates", alone(20), scored=likert, metrics=12, candidates=10)
 SKEWED_WORLDS = (

@@ -191,6 +191,209 @@ def test_one_metric_has_one_meaning() -> None:
         compare(series("base", [1], unit="s"), series("new", [1]), {}, 0.05)
 
 
+# Repeated trials
+
+ALL, MOST, FEW, NONE = (1.0, 1.0, 1.0), (1.0, 0.0, 1.0), (0.0, 0.0, 1.0), (0.0, 0.0, 0.0)
+
+
+def tried(
+    model: str, cases: Sequence[Sequence[float | None]], metric: str = METRIC, **meaning: object
+) -> Series:
+    scores = {
+        f"case-{number:04}": tuple(score(value, metric, **meaning) for value in trials)
+        for number, trials in enumerate(cases)
+    }
+    return Series(metric, model, scores)
+
+
+def compared_trials(
+    before: Sequence[Sequence[float | None]],
+    after: Sequence[Sequence[float | None]],
+    clusters: Mapping[str, str] | None = None,
+    **meaning: object,
+) -> Comparison:
+    old, new = tried("base", before, **meaning), tried("new", after, **meaning)
+    return compare(old, new, clusters or {}, 0.05)
+
+
+def test_trials_of_a_case_are_averaged_and_are_no_more_cases() -> None:
+    source = random.Random(4)
+    rows = [[[source.random() for _ in range(3)] for _ in range(30)] for _ in range(2)]
+    found = compared_trials(*rows)
+    means = compared(*([sum(trials) / 3 for trials in arm] for arm in rows))
+    assert (found.n, found.trials, found.clusters) == (30, 3, 30)
+    assert (found.p, found.losses, found.wins) == (means.p, means.losses, means.wins)
+    assert found.difference == pytest.approx(means.difference)
+    assert found.interval == pytest.approx(means.interval)
+    assert found.candidate_mean == pytest.approx(means.candidate_mean)
+
+
+def test_the_same_trial_repeated_is_no_new_evidence() -> None:
+    source = random.Random(5)
+    before, after = ([source.randrange(6) / 5 for _ in range(40)] for _ in range(2))
+    once = compared(before, after)
+    thrice = compared_trials([[x] * 3 for x in before], [[x] * 3 for x in after])
+    assert (thrice.p, thrice.losses, thrice.wins) == (once.p, once.losses, once.wins)
+    assert thrice.interval == pytest.approx(once.interval)
+    assert thrice.noise_share == pytest.approx(0.0, abs=1e-9)
+
+
+def test_mcnemar_is_for_one_trial_only() -> None:
+    found = compared_trials([ALL] * 30, [NONE] * 4 + [ALL] * 26)
+    assert not found.binary
+    assert (found.p_exact, found.e_value) == (None, None)
+    one = binary(30, 4, 0)
+    assert one.binary
+    assert one.e_value == pytest.approx((2**5 - 1) / 5)
+
+
+def test_a_case_that_lacks_one_trial_is_incomplete() -> None:
+    before: list[Sequence[float | None]] = [ALL] * 100
+    after: list[Sequence[float | None]] = [*[ALL] * 98, (1.0, None, 1.0), (1.0, 1.0)]
+    found = compared_trials(before, after)
+    assert (found.n, found.missing, found.unscored, found.absent) == (98, 0, 2, (0, 2))
+    worst, best = found.extremes
+    assert (worst.n, worst.losses, worst.difference) == (100, 2, -0.02)
+    assert (best.losses, best.wins, best.difference) == (0, 0, 0.0)
+
+
+def test_an_arm_with_fewer_trials_than_the_other_is_incomplete() -> None:
+    found = compare(series("base", [1.0] * 30), tried("new", [ALL] * 30), {}, 0.05)
+    assert (found.trials, found.n, found.unscored) == (3, 0, 30)
+    assert answer(found) == ("undecidable", UNDECIDABLE)
+
+
+def test_a_contract_goes_by_the_majority_of_trials() -> None:
+    same = [ALL] * 20
+    found = compared_trials([ALL, ALL, MOST, FEW, *same], [MOST, FEW, NONE, NONE, *same])
+    assert (found.losses, found.contract_losses) == (4, 2)
+    assert answer(found, Rule(max_regressions=2)) == ("passed", PASS)
+    verdict = verdict_of(found, Rule(max_regressions=1))
+    assert (verdict.verdict, verdict.decision) == ("failed", FAIL)
+    assert verdict.reason == "2 cases got worse by the majority of 3 trials; at most 1 may"
+
+
+def test_one_of_two_trials_is_no_majority() -> None:
+    half, both = (1.0, 0.0), (1.0, 1.0)
+    assert compared_trials([both], [half]).contract_losses == 1
+    assert compared_trials([half], [(0.0, 0.0)]).contract_losses == 0
+
+
+def test_a_contract_on_shares_goes_by_the_mean() -> None:
+    found = compared_trials([(0.6, 0.6)] * 3, [(0.6, 0.4), (0.8, 0.4), (0.2, 0.2)])
+    assert (found.losses, found.contract_losses) == (2, 2)
+
+
+def test_a_contract_goes_by_what_the_check_calls_passed() -> None:
+    old = Series(METRIC, "base", {str(k): (Score(METRIC, 0.9, passed=True),) for k in range(3)})
+    values = [(0.8, True), (0.3, False), (0.95, True)]
+    new = {str(k): (Score(METRIC, v, passed=p),) for k, (v, p) in enumerate(values)}
+    found = compare(old, Series(METRIC, "new", new), {}, 0.05)
+    assert (found.losses, found.contract_losses) == (2, 1)
+
+
+def test_a_contract_where_less_is_better_counts_those_that_rose() -> None:
+    found = compared([0.0, 0.0, 0.0, 1.0], [1.0, 1.0, 0.0, 0.0], higher_is_better=False)
+    assert (found.losses, found.wins, found.contract_losses) == (2, 1, 2)
+
+
+def noisy(cases: int, moved: float, noise: float, trials: int) -> Comparison:
+    source = random.Random(7)
+    rows: tuple[list[list[float]], list[list[float]]] = ([], [])
+    for _ in range(cases):
+        level = source.gauss(0, moved)
+        for arm, mean in zip(rows, (0.0, level), strict=True):
+            arm.append([mean + source.gauss(0, noise) for _ in range(trials)])
+    return compared_trials(*rows, low=None, high=None)
+
+
+def test_an_open_question_says_whether_trials_or_cases_would_answer_it() -> None:
+    by_trials, by_cases = noisy(60, 0.1, 1.0, 3), noisy(60, 1.0, 0.1, 3)
+    assert by_trials.noise_share is not None
+    assert by_trials.noise_share > 0.9
+    assert verdict_of(by_trials).reason.endswith(
+        " of the uncertainty is the models' own sampling: more trials would sharpen it"
+    )
+    assert verdict_of(by_cases).reason.endswith(
+        "; 1 % of the uncertainty is the models' own sampling: "
+        "more cases, not trials, would sharpen it"
+    )
+    assert "sampling" not in verdict_of(binary(60, 3, 3)).reason
+
+
+def test_all_trials_count_for_macro_f1_and_move_together() -> None:
+    source = random.Random(6)
+    pairs = [[(source.choice("ab"), source.choice("ab")) for _ in range(40)] for _ in range(2)]
+    before, after = (
+        labelled(model, arm) for model, arm in zip(("base", "new"), pairs, strict=True)
+    )
+    thrice = [
+        Series(arm.metric, arm.model, {case: found * 3 for case, found in arm.scores.items()})
+        for arm in (before, after)
+    ]
+    once = corpus_comparison(before, after, {}, 0.05)
+    found = corpus_comparison(*thrice, {}, 0.05)
+    assert (found.n, found.trials) == (40, 3)
+    assert (found.p, found.p_better, found.losses) == (once.p, once.p_better, once.losses)
+    assert found.difference == pytest.approx(once.difference)
+    assert found.se == pytest.approx(once.se)
+
+
+# Skewed differences and clusters
+
+
+def test_skewed_differences_are_warned_about() -> None:
+    source = random.Random(2)
+    drawn = [source.expovariate(1) - 1.1 for _ in range(60)]
+    open_ended: dict[str, object] = {"low": None, "high": None}
+    found = compared([0.0] * 60, drawn, **open_ended)
+    assert found.skew is not None
+    assert found.skew > 1
+    assert "; the differences are skewed (many small losses, few large wins: " in (
+        verdict_of(found).reason
+    )
+    mirrored = compared([0.0] * 60, [-value for value in drawn], **open_ended)
+    assert mirrored.skew == pytest.approx(-found.skew)
+    assert "skewed" not in verdict_of(mirrored).reason
+    assert "skewed" not in verdict_of(found, Rule(at_least=-9.0)).reason
+
+
+def test_a_plain_drop_on_a_few_cases_is_not_called_skewed() -> None:
+    assert binary(100, 14, 3).skew is None
+    steps = compared([1.0] * 100, [0.0] * 9 + [0.5] * 3 + [1.0] * 88)
+    assert steps.skew is not None
+    assert steps.skew < 0
+    assert verdict_of(steps).verdict == "regressed"
+    few = compared([0.5] * 100, [0.75] * 3 + [0.25] * 3 + [0.0] + [1.0] + [0.5] * 92)
+    assert few.skew == pytest.approx(0.0, abs=1e-9)
+
+
+def test_cases_wanted_count_what_clusters_cost() -> None:
+    source = random.Random(8)
+    before = [0.5] * 80
+    level = [source.uniform(-0.3, 0.3) for _ in range(20)]
+    after = [0.5 + level[number // 4] for number in range(80)]
+    in_fours = {f"case-{number:04}": str(number // 4) for number in range(80)}
+    alone, together = compared(before, after), compared(before, after, in_fours)
+    assert alone.design_effect == 1.0
+    assert together.design_effect == pytest.approx(4.0)
+    assert alone.deviation == together.deviation
+    close = replace(together, difference=0.0, lower=-1.0)
+    costly = verdict_of(close, Rule(margin=0.05)).reason
+    cheap = verdict_of(replace(close, design_effect=1.0), Rule(margin=0.05)).reason
+    assert (cheap.split("; ")[1], costly.split("; ")[1]) == (
+        "about 84 cases settle it",
+        "about 340 cases settle it",
+    )
+
+
+def test_the_exact_p_is_printed_beside_the_mid_p() -> None:
+    assert "p = 0.0038, exact 0.0064)" in verdict_of(binary(152, 14, 3)).reason
+    assert "p = 0.0038, exact 0.0064)" in verdict_of(binary(152, 3, 14)).reason
+    among = decide([binary(152, 14, 3), binary(152, 3, 3, "s.other")], {}, DETECT)[0].reason
+    assert "p = 0.0075, exact and uncorrected 0.0064)" in among
+
+
 # Macro-F1
 
 
@@ -491,24 +694,80 @@ def test_walds_interval_is_shown_to_pass_what_is_worse_by_the_margin() -> None:
 # Invariants
 
 
+steps = st.sampled_from([0, 0.2, 0.5, 1])
+some_pairs = st.lists(st.tuples(steps, steps), min_size=20, max_size=60)
+MIRROR = {"regressed": "improved", "improved": "regressed"}
+
+
 @settings(max_examples=60, deadline=None)
-@given(
-    st.lists(
-        st.tuples(st.sampled_from([0, 0.2, 0.5, 1]), st.sampled_from([0, 0.2, 0.5, 1])),
-        min_size=20,
-        max_size=60,
-    )
-)
+@given(some_pairs)
 def test_swapped_arms_mirror_the_verdict(pairs: list[tuple[float, float]]) -> None:
     before, after = zip(*pairs, strict=True)
     there, back = compared(before, after), compared(after, before)
     assert (there.p, there.p_better) == (back.p_better, back.p)
     assert (there.losses, there.wins) == (back.wins, back.losses)
     assert there.difference == -back.difference
-    mirror = {"regressed": "improved", "improved": "regressed"}
+    assert there.interval is not None
+    assert back.interval == pytest.approx((-there.interval[1], -there.interval[0]))
     word, opposite = answer(there)[0], answer(back)[0]
-    if word in mirror or opposite in mirror:
-        assert mirror.get(word, word) in (opposite, "non_inferior", "inconclusive")
+    if word in MIRROR or opposite in MIRROR:
+        assert MIRROR.get(word, word) in (opposite, "non_inferior", "inconclusive")
+
+
+@settings(max_examples=40, deadline=None)
+@given(some_pairs)
+def test_less_is_better_is_the_mirror_of_more_is_better(pairs: list[tuple[float, float]]) -> None:
+    before, after = zip(*pairs, strict=True)
+    more, less = compared(before, after), compared(before, after, higher_is_better=False)
+    assert (more.p, more.p_better) == (less.p_better, less.p)
+    assert (more.losses, more.wins) == (less.wins, less.losses)
+    assert more.difference == -(less.difference or 0.0)
+    assert more.candidate_mean == less.candidate_mean
+    assert more.interval is not None
+    assert less.interval == pytest.approx((-more.interval[1], -more.interval[0]))
+    back = compared(after, before)
+    assert answer(less) == answer(back)
+
+
+@settings(max_examples=40, deadline=None)
+@given(some_pairs, st.integers(2, 3), st.integers(2, 4))
+def test_copies_of_cases_inside_their_clusters_change_nothing(
+    pairs: list[tuple[float, float]], copies: int, size: int
+) -> None:
+    before, after = zip(*pairs, strict=True)
+    clusters = {
+        f"case-{number:04}": str(number % len(pairs) // size)
+        for number in range(copies * len(pairs))
+    }
+    once = compared(before, after, clusters)
+    often = compared(before * copies, after * copies, clusters)
+    assert (often.p, often.p_better) == (once.p, once.p_better)
+    assert often.difference == pytest.approx(once.difference, abs=1e-12)
+    assert often.skew == (once.skew if once.skew is None else pytest.approx(once.skew))
+    assert often.clusters == once.clusters
+    assert often.interval == pytest.approx(once.interval)
+    assert answer(often) == answer(once)
+
+
+@settings(max_examples=40, deadline=None)
+@given(some_pairs, st.integers(1, 4), st.randoms(use_true_random=False))
+def test_other_names_of_cases_and_clusters_change_nothing(
+    pairs: list[tuple[float, float]], size: int, source: random.Random
+) -> None:
+    names = [f"renamed-{number}" for number in range(len(pairs))]
+    source.shuffle(names)
+
+    def named(ids: Sequence[str], origin: str) -> Comparison:
+        arms = [
+            Series(METRIC, model, {i: (score(value),) for i, value in zip(ids, arm, strict=True)})
+            for model, arm in zip(("base", "new"), zip(*pairs, strict=True), strict=True)
+        ]
+        return compare(*arms, {i: f"{origin}{k // size}" for k, i in enumerate(ids)}, 0.05)
+
+    first, second = named([f"case-{k:04}" for k in range(len(pairs))], "a"), named(names, "origin ")
+    assert (first.p, first.p_better, first.losses) == (second.p, second.p_better, second.losses)
+    assert first.interval == pytest.approx(second.interval)
+    assert answer(first) == answer(second)
 
 
 @settings(max_examples=30, deadline=None)

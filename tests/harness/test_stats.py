@@ -6,11 +6,14 @@ import random
 from collections.abc import Sequence
 
 import numpy as np
+import pandas
 import pytest
 import scipy.optimize
+import scipy.special
 import scipy.stats
 import sklearn.metrics
 import statsmodels.api
+import statsmodels.formula.api
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from statsmodels.stats.contingency_tables import mcnemar
@@ -226,6 +229,121 @@ def test_tango_interval_without_any_change_is_not_empty() -> None:
 def test_holm_agrees_with_statsmodels(ps: list[float]) -> None:
     assert stats.holm(ps) == pytest.approx(list(multipletests(ps, method="holm")[1]), abs=1e-9)
     assert stats.holm([]) == []
+
+
+@given(st.lists(st.floats(0, 1), max_size=30))
+def test_benjamini_hochberg_agrees_with_statsmodels(ps: list[float]) -> None:
+    expected = list(multipletests(ps, method="fdr_bh")[1]) if ps else []
+    assert stats.benjamini_hochberg(ps) == pytest.approx(expected, abs=1e-9)
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=30))
+def test_holm_of_any_p_values_agrees_with_statsmodels(ps: list[float]) -> None:
+    assert stats.holm(ps) == pytest.approx(list(multipletests(ps, method="holm")[1]), abs=1e-9)
+
+
+@given(counts, counts)
+def test_e_value_agrees_with_the_integral(losses: int, wins: int) -> None:
+    n = losses + wins
+    beta = scipy.special.betaln(losses + 1, wins + 1)
+    tail = scipy.stats.beta.logsf(0.5, losses + 1, wins + 1)
+    expected = math.exp((n + 1) * math.log(2) + beta + tail)
+    assert stats.e_value(losses, wins) == pytest.approx(expected, rel=1e-9)
+
+
+def test_e_value_of_nothing_is_no_evidence() -> None:
+    assert stats.e_value(0, 0) == 1.0
+    assert stats.e_value(1, 0) == pytest.approx(1.5)
+
+
+def test_e_value_of_thousands_of_pairs_is_no_error() -> None:
+    expected = math.exp(
+        10_001 * math.log(2)
+        + scipy.special.betaln(5_101, 4_901)
+        + scipy.stats.beta.logsf(0.5, 5_101, 4_901)
+    )
+    assert stats.e_value(5_100, 4_900) == pytest.approx(expected, rel=1e-6)
+    assert stats.e_value(5_000, 0) == math.inf
+    assert 0 < stats.e_value(0, 5_000) < 1e-3
+
+
+def test_looking_after_every_case_seldom_reaches_the_e_value() -> None:
+    source = random.Random(3)
+    reached = 0
+    for _ in range(400):
+        losses = wins = 0
+        for _ in range(150):
+            lost = source.random() < 0.5
+            losses, wins = losses + lost, wins + (not lost)
+            if stats.e_value(losses, wins) >= 20:
+                reached += 1
+                break
+    assert reached / 400 <= 0.05
+
+
+some_numbers = st.lists(st.integers(-50, 50).map(float), min_size=2, max_size=40)
+
+
+@given(some_numbers)
+def test_skewness_agrees_with_scipy(numbers: list[float]) -> None:
+    found = stats.skewness(numbers)
+    if len(set(numbers)) == 1:
+        assert found is None
+    else:
+        assert found == pytest.approx(scipy.stats.skew(numbers), abs=1e-9)
+
+
+def test_numbers_without_spread_have_no_skewness() -> None:
+    assert stats.skewness([]) is None
+    assert stats.skewness([0.1] * 10) is None
+
+
+@given(some_numbers)
+def test_variance_agrees_with_numpy(numbers: list[float]) -> None:
+    assert stats.variance(numbers) == pytest.approx(np.var(numbers, ddof=1), abs=1e-9)
+
+
+def test_design_effect_agrees_with_the_analysis_of_variance() -> None:
+    source = random.Random(9)
+    level = [source.gauss(0, 1) for _ in range(15)]
+    groups = [group for group in range(15) for _ in range(1 + group % 5)]
+    differences = [level[group] + source.gauss(0, 1) for group in groups]
+    frame = pandas.DataFrame({"difference": differences, "group": groups})
+    fitted = statsmodels.formula.api.ols("difference ~ C(group)", frame).fit()
+    table = statsmodels.api.stats.anova_lm(fitted)
+    between, within = table["mean_sq"].iloc[0], table["mean_sq"].iloc[1]
+    sizes = np.bincount(groups)
+    typical = (sizes.sum() - (sizes**2).sum() / sizes.sum()) / 14
+    icc = (between - within) / (between + (typical - 1) * within)
+    expected = 1 + (sizes.mean() - 1) * icc
+    assert stats.design_effect(differences, groups) == pytest.approx(expected, abs=1e-9)
+
+
+def test_design_effect_is_one_for_cases_that_stand_alone_and_the_size_for_copies() -> None:
+    differences = [0.3, -0.1, 0.6, 0.2]
+    assert stats.design_effect(differences, range(4)) == 1.0
+    assert stats.design_effect(differences, [0] * 4) == 1.0
+    assert stats.design_effect([0.0] * 4, [0, 0, 1, 1]) == 1.0
+    assert stats.design_effect(differences * 3, [*range(4)] * 3) == pytest.approx(3.0)
+    assert stats.design_effect([1.0, -1.0] * 10, [k // 2 for k in range(20)]) == 1.0
+
+
+def test_noise_share_is_the_share_of_the_variance_that_trials_explain() -> None:
+    source = np.random.default_rng(4)
+    cases, trials = 4_000, 4
+    moved = source.normal(0, 0.5, cases)
+    before = source.normal(0, 1, (cases, trials))
+    after = moved[:, None] + source.normal(0, 0.7, (cases, trials))
+    noise = (1 + 0.49) / trials
+    found = stats.noise_share(before.tolist(), after.tolist())
+    assert found == pytest.approx(noise / (0.25 + noise), abs=0.03)
+
+
+def test_noise_share_needs_trials_and_differences() -> None:
+    assert stats.noise_share([[0.1], [0.2]], [[0.3], [0.1]]) is None
+    assert stats.noise_share([[0.1, 0.4]], [[0.3, 0.1]]) is None
+    assert stats.noise_share([[1, 0], [0, 1]], [[1, 0], [1, 0]]) is None
+    assert stats.noise_share([[1, 1], [0, 0]], [[1, 1], [1, 1]]) == 0.0
 
 
 @given(st.integers(1, 300), st.data())
