@@ -55,7 +55,7 @@ def test_a_run_is_named_by_its_id_its_beginning_or_as_the_latest(store: Store) -
         add(store, name)
     named = {text: find_run(store, text) for text in ("one", "o", "two", "two-", "latest")}
     assert named == {"one": "one", "o": "one", "two": "two", "two-": "two-b", "latest": "two-b"}
-    with pytest.raises(HarnessError, match="2 runs begin with 'tw'; .*: two-b, two$"):
+    with pytest.raises(HarnessError, match=r"2 runs begin with 'tw'; .*: two-b, two$"):
         find_run(store, "tw")
 
 
