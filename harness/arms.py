@@ -102,12 +102,10 @@ def model_spec(reference: str, name: str, settings: Settings, root: Path, key: s
     provider, target = match.groups()
     if provider == "replay":
         _refuse_prompt(table, key)
-    if provider == "replay" or (provider == "local" and (root / target).exists()):
-        target = str(root / target)
     return ModelSpec(
         name=name,
         provider=provider,
-        target=target,
+        target=_target(provider, target, root),
         system=table.system,
         template=table.template,
         few_shot=_few_shot(table, root),
@@ -116,6 +114,12 @@ def model_spec(reference: str, name: str, settings: Settings, root: Path, key: s
         revision=table.revision,
         options=table.model_extra or {},
     )
+
+
+def _target(provider: str, target: str, root: Path) -> str:
+    """Return a target that is a path as an absolute one."""
+    is_path = provider == "replay" or (provider == "local" and (root / target).exists())
+    return str(root / target) if is_path else target
 
 
 def _refuse_prompt(table: ModelSettings, key: str) -> None:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -202,8 +202,13 @@ def main() -> None:
     try:
         app()
     except HarnessError as problem:
-        typer.echo(f"ERROR: {problem}", err=True)
-        sys.exit(4)
+        _fail(problem, 4)
     except EvidenceError as problem:
-        typer.echo(f"ERROR: {problem}", err=True)
-        sys.exit(6)
+        _fail(problem, 6)
+
+
+def _fail(problem: Exception, status: int) -> NoReturn:
+    from harness.report.text import line
+
+    typer.echo(f"ERROR: {line(str(problem))}", err=True)  # it may quote a server or a file
+    sys.exit(status)

@@ -231,16 +231,16 @@ class Preparation:
             requests = [self._case_request(arm, *found) for found in self._plan.asked(arm.name)]
             self._asked.extend(requests)
             self._known |= self._replies.gather(requests)
-            self._refuse_gaps(arm, requests)
-            about = self._models.identity(arm.spec)["about"]
-            self._notes.append(f"{arm.name} is a recording of {about}")
+            about = f"{arm.name} is a recording of {self._models.identity(arm.spec)['about']}"
+            self._refuse_gaps(about, requests)
+            self._notes.append(about)
 
-    def _refuse_gaps(self, arm: Arm, requests: Sequence[Request]) -> None:
+    def _refuse_gaps(self, about: str, requests: Sequence[Request]) -> None:
         gaps = [error for one in requests if (error := self._known[one.key].error)]
         if gaps:
             more = f"; and {len(gaps) - _NAMED} more" if len(gaps) > _NAMED else ""
             raise EvidenceError(
-                f"{arm.name}: its recording answers {len(requests) - len(gaps)} of "
+                f"{about}, which answers {len(requests) - len(gaps)} of "
                 f"{len(requests)} cases: {'; '.join(gaps[:_NAMED])}{more}; record the model again, "
                 "or take these cases back; nothing was trained or asked"
             )

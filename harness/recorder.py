@@ -18,8 +18,9 @@ from harness.config import Settings
 from harness.data.jsonl import shown_path
 from harness.preparation import Plan, Show
 from harness.recording import Recording, recording_of
-from harness.records import Arm, Case, EvidenceError, HarnessError, Recorded, Reply, Request, Role
+from harness.records import Arm, Case, EvidenceError, HarnessError, Recorded, Reply, Role
 from harness.replies import Replies
+from harness.store import Store
 
 _NAMED = 10
 """Cases without a reply that the error names."""
@@ -59,7 +60,7 @@ def record(
     """
     cases = load_cases(path, "", root)
     arm = _model(name, settings, root)
-    with closing(Replies(_store(root / settings.store))) as replies:
+    with closing(Replies(Store(root / settings.store / "store.sqlite"))) as replies:
         planned = [
             (case, replies.plan(arm.spec, case.messages, trial, case.id, case))
             for case in cases
@@ -67,20 +68,13 @@ def record(
         ]
         with show(f"asking {name}") as update:
             known = replies.gather((request for _, request in planned), prompting.counted(update))
-    answered = [(case, request, known[request.key]) for case, request in planned]
-    _refuse_lost(name, answered)
-    found = (
-        Recorded(case.id, case.digest, reply, trial=request.trial)
-        for case, request, reply in answered
-    )
+    found = [
+        Recorded(case.id, case.digest, known[request.key], trial=request.trial)
+        for case, request in planned
+    ]
+    _refuse_lost(name, found)
     now = datetime.now(UTC).isoformat(timespec="seconds")
     return recording_of(arm, found, made=now, source=shown_path(path, root))
-
-
-def _store(home: Path) -> Any:
-    from harness.store import Store
-
-    return Store(home / "store.sqlite")
 
 
 def _model(name: str, settings: Settings, root: Path) -> Arm:
@@ -115,8 +109,8 @@ def _live(arm: Arm) -> Arm:
     return arm
 
 
-def _refuse_lost(name: str, answered: Sequence[tuple[Case, Request, Reply]]) -> None:
-    lost = [f"{case.id}: {reply.error}" for case, _, reply in answered if reply.error]
+def _refuse_lost(name: str, answered: Sequence[Recorded]) -> None:
+    lost = [f"{one.id}: {one.reply.error}" for one in answered if one.reply.error]
     if lost:
         more = f"; and {len(lost) - _NAMED} more" if len(lost) > _NAMED else ""
         raise EvidenceError(

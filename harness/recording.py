@@ -63,8 +63,8 @@ class Recording:
     @property
     def about(self) -> str:
         """What it is, in a few words for people."""
-        temperature = f"temperature {self.sampling.temperature:g}"
-        return f"{self.model} ({self.source}) made on {self.made[:10]}, {temperature}"
+        made = f"made on {self.made[:10]}, temperature {self.sampling.temperature:g}"
+        return f"{self.model} {made} ({self.source})"
 
 
 def recording_of(arm: Arm, replies: Iterable[Recorded], *, made: str, source: str) -> Recording:

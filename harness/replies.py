@@ -149,7 +149,7 @@ class Replies:
 
         """
         distinct = _distinct(requests)
-        found = self._store.replies(k for k, one in distinct.items() if not one.model.recorded)
+        found = self._store.replies(distinct)
         self._known.update(found)
         total = len(distinct) - len(found)
         for group in _groups(distinct.values()):

@@ -106,18 +106,7 @@ class Store:
         run, rest = results["run_id"], {key: results[key] for key in results if key != "cases"}
         row = (run, results["started"], _json(rest), _json(results["cases"]), _arms_text(arms))
         rows = [
-            (
-                run,
-                model,
-                one.suite,
-                one.id,
-                one.trial,
-                one.digest,
-                _encoded(one.reply),
-                _scores(one),
-            )
-            for model, recorded in replies.items()
-            for one in recorded
+            _reply_row(run, model, one) for model, recorded in replies.items() for one in recorded
         ]
         with self._writing():
             self._connection.execute("INSERT INTO runs VALUES (?, ?, ?, ?, ?)", row)
@@ -304,8 +293,10 @@ def _arms_text(arms: Sequence[Arm]) -> str:
     return TypeAdapter(tuple[Arm, ...]).dump_json(tuple(arms)).decode()
 
 
-def _scores(one: Recorded) -> str:
-    return _json({metric: asdict(score) for metric, score in one.scores.items()})
+def _reply_row(run: str, model: str, one: Recorded) -> tuple[str | int, ...]:
+    scores = _json({metric: asdict(score) for metric, score in one.scores.items()})
+    key = (run, model, one.suite, one.id, one.trial)
+    return (*key, one.digest, _encoded(one.reply), scores)
 
 
 def _encoded(reply: Reply) -> str:

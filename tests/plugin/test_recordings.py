@@ -80,8 +80,9 @@ def test_a_saved_baseline_gives_the_verdicts_of_the_live_one(project, workers, m
     before, after = live.results["usage"]["base"], replayed.results["usage"]["baseline"]
     assert after["cached"] == after["requests"] == 24
     assert after["latency_p50_s"] == before["latency_p50_s"]
-    assert "baseline is a recording of python:stub_models:half (run 2" in replayed.text
-    assert "temperature 0" in replayed.text
+    note = "baseline is a recording of python:stub_models:half made on "
+    assert note in replayed.text.replace("\n", " ")
+    assert f"temperature 0 (run {live.results['run_id']})" in replayed.text.replace("\n", " ")
 
 
 def test_a_saved_baseline_is_small_and_holds_the_scores(project):
@@ -132,7 +133,7 @@ def test_cases_that_changed_or_came_later_are_named_before_anything_is_asked(pro
     run = project.run(*workers)
     assert run.status == 6
     [told] = [error for error in run.results["errors"] if "recording" in error]
-    assert "baseline: its recording answers 23 of 26 cases" in told
+    assert "which answers 23 of 26 cases" in told
     assert "case c3 changed since it was recorded" in told
     assert "case c24 was not recorded; case c25 was not recorded; record" in told
     assert project.calls() == []
@@ -207,7 +208,8 @@ def test_a_recorded_model_scores_like_the_live_one(project, workers):
     project.forget_calls()
     status, said = record(project)
     assert status == 0
-    assert "evals/old.jsonl: 24 replies of python:stub_models:half (data/demo.jsonl) made" in said
+    assert "evals/old.jsonl: 24 replies of python:stub_models:half made on " in said
+    assert "(data/demo.jsonl)" in said
     assert project.calls() == [], "the cache of the run serves the recording"
     project.settings(base="replay:evals/old.jsonl", cand="right")
     replayed = project.run(*workers)
@@ -226,6 +228,15 @@ def test_a_recording_that_failed_writes_nothing_and_goes_on_where_it_stopped(pro
     project.forget_calls()
     assert record(project, model="python:stub_models:unreachable_at_3")[0] == 6
     assert project.calls() == [("unreachable_at_3", "is it 3")]
+
+
+def test_what_a_server_says_reaches_no_terminal(project):
+    project.settings()
+    project.write("own.py", "def said(messages):\n    raise OSError('\\x1b[2J\\u202egone')\n")
+    status, said = record(project, model="python:own:said")
+    assert status == 6
+    assert "OSError: \\u202egone" in said
+    assert "\x1b" not in said
 
 
 def test_a_recording_can_become_training_data(project):

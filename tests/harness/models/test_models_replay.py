@@ -123,7 +123,7 @@ def test_the_identity_is_that_of_the_content(tmp_path: Path) -> None:
     changed = model(other, recorded(one, "no"))
     found = [Models().identity(spec) for spec in (same, moved, changed)]
     assert found[0] == found[1] != found[2]
-    assert found[0]["about"] == "openai:x (cases.jsonl) made on 2026-11-02, temperature 0"
+    assert found[0]["about"] == "openai:x made on 2026-11-02, temperature 0 (cases.jsonl)"
 
 
 def test_a_damaged_or_missing_file_is_named(tmp_path: Path, monkeypatch: Any) -> None:
