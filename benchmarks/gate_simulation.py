@@ -68,7 +68,7 @@ def our_gate(n: int, losses: int, wins: int) -> bool:
 @cache
 def within_five_points(n: int, losses: int, wins: int) -> bool:
     """Say whether `margin = 0.05` passes."""
-    rules = {METRIC: Rule(METRIC, margin=0.05)}
+    rules = [Rule(METRIC, margin=0.05)]
     (verdict,) = decide([yes_or_no(n, losses, wins)], rules, GateSettings())
     return verdict.decision is Decision.PASS
 
