@@ -107,8 +107,9 @@ def skewed(comparison: Comparison) -> str:
     if comparison.skew is None or comparison.skew <= stats.SKEWED:
         return ""
     return (
-        f"; the differences are skewed (many small losses, few large wins: {comparison.skew:.1f}), "
-        "and then a drop seems surer than it is: treat p and the interval with care, or add cases"
+        "; the differences are skewed (many small losses, few large wins; skewness "
+        f"{comparison.skew:.1f}), and then a {drop(comparison)} seems surer than it is: "
+        "treat p and the interval with care, or add cases"
     )
 
 

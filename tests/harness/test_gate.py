@@ -349,7 +349,7 @@ def test_skewed_differences_are_warned_about() -> None:
     found = compared([0.0] * 60, drawn, **open_ended)
     assert found.skew is not None
     assert found.skew > 1
-    assert "; the differences are skewed (many small losses, few large wins: " in (
+    assert "; the differences are skewed (many small losses, few large wins; skewness " in (
         verdict_of(found).reason
     )
     mirrored = compared([0.0] * 60, [-value for value in drawn], **open_ended)
