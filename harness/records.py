@@ -262,28 +262,41 @@ class Reply:
     """What came back of a request: text and what it took, or an `error` (then no score).
 
     Latencies are seconds (in a batch: the batch's time divided by its size), costs US dollars.
+    `cached_tokens` are those of the prompt that the service had cached, `queue_s` the seconds that
+    the call waited for its turn, `attempts` how often it was sent, `served_model` the model that
+    the service says answered.
     """
 
     text: str = ""
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    cached_tokens: int | None = None
     latency_s: float | None = None
+    queue_s: float | None = None
     cost_usd: float | None = None
+    attempts: int | None = None
+    served_model: str | None = None
     finish_reason: str | None = None
     tool_calls: tuple[Mapping[str, Any], ...] = ()
     error: str | None = None
 
     def __post_init__(self) -> None:
-        counts = (self.prompt_tokens, self.completion_tokens)
-        numbers = (self.latency_s, self.cost_usd)
+        counts = (
+            self.prompt_tokens,
+            self.completion_tokens,
+            self.cached_tokens,
+            self.attempts,
+        )
+        numbers = (self.latency_s, self.queue_s, self.cost_usd)
         if not isinstance(self.text, str):
             raise TypeError("a reply's text is a text")
-        if not all(isinstance(text, str | None) for text in (self.finish_reason, self.error)):
-            raise TypeError("a reply's finish_reason and error are texts")
+        texts = (self.finish_reason, self.error, self.served_model)
+        if not all(isinstance(text, str | None) for text in texts):
+            raise TypeError("a reply's finish_reason, error and served_model are texts")
         if not all(isinstance(count, int | None) for count in counts):
             raise TypeError("a reply's token counts are whole numbers")
         if not all(number is None or _is_finite(number) for number in numbers):
-            raise TypeError("a reply's latency_s and cost_usd are finite numbers")
+            raise TypeError("a reply's latency_s, queue_s and cost_usd are finite numbers")
         if not all(isinstance(call, Mapping) for call in self.tool_calls):
             raise TypeError("a reply's tool_calls are objects")
 
