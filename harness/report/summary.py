@@ -121,9 +121,13 @@ def sliced(slices: Iterable[Slice]) -> list[Slice]:
 
 
 def striking(run: Run, name: str) -> list[str]:
-    """What stands out in a part of the evidence on the model `name`, one sentence each."""
+    """Where the model `name` got worse on a part of the evidence, one sentence each."""
     found = [one for one in sliced(run.slices) if one.comparison.candidate == name]
-    return [_striking(one) for one in found if one.q <= STRIKING]
+    return [
+        _striking(one)
+        for one in found
+        if one.q <= STRIKING and (one.comparison.difference or 0.0) < 0
+    ]
 
 
 def _striking(one: Slice) -> str:
