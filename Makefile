@@ -10,7 +10,7 @@ evals: $(INSTALLED)
 	$(BIN)/pytest evals/
 
 test: $(INSTALLED)
-	$(PARALLEL) $(BIN)/pytest tests/ -n auto --maxprocesses 4 --dist worksteal
+	$(PARALLEL) $(BIN)/pytest tests/ -n auto --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -19,8 +19,10 @@ check: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/gate.py
+	$(BIN)/python benchmarks/gate_sessions.py
 	$(BIN)/python benchmarks/banking77.py
 	$(BIN)/python benchmarks/gate.py
+	$(BIN)/python benchmarks/gate_sessions.py
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
@@ -28,5 +30,5 @@ format: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[local,dev]'
+	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable '.[local,dev]'
 	touch $(INSTALLED)

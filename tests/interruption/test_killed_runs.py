@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from filelock import FileLock, Timeout
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("killed runs")]
 
 MOMENTS = {"asking": 14, "training": 6}
 AT_ONCE = 2

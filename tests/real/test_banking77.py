@@ -29,9 +29,12 @@ def _builder() -> ModuleType:
 
 
 banking77 = _builder()
-pytestmark = pytest.mark.skipif(
-    not banking77.DATA.is_dir(), reason=f"the real data is not in {banking77.DATA}"
-)
+pytestmark = [
+    pytest.mark.skipif(
+        not banking77.DATA.is_dir(), reason=f"the real data is not in {banking77.DATA}"
+    ),
+    pytest.mark.xdist_group("banking77"),
+]
 
 
 @pytest.fixture(scope="module")

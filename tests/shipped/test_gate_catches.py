@@ -144,7 +144,7 @@ def test_the_good_recipe_with_another_seed_does_not_fail_against_production(ship
     project.configure(
         baseline="production",
         models={"production": shipped.production},
-        candidates={"retrain": _recipe(project, seed=1)},
+        candidates={"retrain": _recipe(project, seed=1, validation=None)},
         gates={"tickets.schema_match": {"at_least": 0.98}, "general.skill": {"margin": 0.10}},
     )
     run = project.run()
