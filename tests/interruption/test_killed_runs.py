@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from filelock import FileLock, Timeout
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("killed runs")]
+pytestmark = pytest.mark.slow
 
 MOMENTS = {"asking": 14, "training": 6}
 AT_ONCE = 2

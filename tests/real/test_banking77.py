@@ -29,12 +29,9 @@ def _builder() -> ModuleType:
 
 
 banking77 = _builder()
-pytestmark = [
-    pytest.mark.skipif(
-        not banking77.DATA.is_dir(), reason=f"the real data is not in {banking77.DATA}"
-    ),
-    pytest.mark.xdist_group("banking77"),
-]
+pytestmark = pytest.mark.skipif(
+    not banking77.DATA.is_dir(), reason=f"the real data is not in {banking77.DATA}"
+)
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ from trainers import Event, TrainingError
 from trainers.local import encode
 from trainers.recipe import Recipe
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("training")]
+pytestmark = pytest.mark.slow
 
 ITEMS = ["kettle", "lamp", "chair", "phone", "radio"]
 
