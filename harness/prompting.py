@@ -56,7 +56,12 @@ def choice_note(suite: str, model: str, means: Mapping[int, float]) -> str:
 
 def counted(update: Update) -> Callable[[Progress], None]:
     """Show the progress of `Replies.gather` through `update`."""
-    return lambda progress: update(progress.done, progress.total)
+
+    def show(progress: Progress) -> None:
+        cost = f"${progress.cost_usd:.4g}" if progress.cost_usd else ""
+        update(progress.done, progress.total, cost)
+
+    return show
 
 
 def shown(update: Update) -> Callable[[Event], None]:

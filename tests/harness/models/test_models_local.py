@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
+from harness.calls import request_key
 from harness.models import Models, decode, weights
 from harness.records import EvidenceError, HarnessError, ModelSpec, Reply, Request, Sampling
-from harness.replies import Replies, batches, request_key
+from harness.replies import Replies, batches
 from harness.store import Store
 
 TEXTS = [
