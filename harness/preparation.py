@@ -168,8 +168,15 @@ class Preparation:
     """Carries out a `Plan`; afterwards it knows the reply of every item."""
 
     def __init__(
-        self, plan: Plan, show: Show, *, train: bool = True, limits: Limits | None = None
+        self,
+        plan: Plan,
+        show: Show,
+        *,
+        train: bool = True,
+        limits: Limits | None = None,
+        run: str = "",
     ) -> None:
+        """Carry out `plan`; `run` names it where several processes carry it out."""
         from harness.models import Models
         from harness.replies import Replies
         from harness.store import Store
@@ -180,7 +187,7 @@ class Preparation:
         self._offline = bool(limits and limits.offline)
         self._models = Models()
         self._store = Store(plan.home / "store.sqlite")
-        self._replies = Replies(self._store, self._models, plan.settings.price_table, limits)
+        self._replies = Replies(self._store, self._models, plan.settings.price_table, limits, run)
         self._arms = {planned.arm.name: planned.arm for planned in plan.arms}
         self._requests = Requests(plan, self._models, self._arms)
         self._known: dict[str, Reply] = {}

@@ -68,8 +68,11 @@ class Replies:
         models: Models | None = None,
         table: Prices | None = None,
         limits: Limits | None = None,
+        run: str = "",
     ) -> None:
+        """Answer from `store` and `models`; `run` names a run of several processes."""
         self._store = store
+        self._run = run
         self._models = models or Models()
         self._prices = table or Prices()
         self._limits = limits or Limits()
@@ -133,6 +136,9 @@ class Replies:
         """
         distinct = _distinct(requests)
         stored = self._store.replies(distinct)
+        if self._run:
+            passing = self._store.passing(self._run)
+            stored |= {key: passing[key] for key in distinct.keys() & passing.keys()}
         found = {key: self._priced(distinct[key], reply) for key, reply in stored.items()}
         self._known.update(found)
         total, spent = len(distinct) - len(found), self._spent
@@ -180,7 +186,9 @@ class Replies:
             self._keep(waiting, answers)
             yield {key: self._priced(waiting.pop(key), reply) for key, reply in answers.items()}
             if waiting and self._is_spent:
-                yield dict.fromkeys(waiting, Reply(error=self._no_money()))
+                rest = dict.fromkeys(waiting, Reply(error=self._no_money()))
+                self._pass_on(rest)
+                yield rest
                 return
 
     def _keep(self, waiting: Mapping[str, Request], answers: Mapping[str, Reply]) -> None:
@@ -191,8 +199,14 @@ class Replies:
             for key in good
         }
         self._store.put_replies(good, next(iter(waiting.values())).model.spec, calls)
+        self._pass_on({key: reply for key, reply in answers.items() if key not in good})
         self._asked.update({key: waiting[key].model.name for key in answers})
         self._spent += math.fsum(self._cost(waiting[key], answers[key]) for key in answers)
+
+    def _pass_on(self, replies: Mapping[str, Reply]) -> None:
+        """Tell the other processes of the run what is not stored for later ones."""
+        if self._run and replies:
+            self._store.put_passing(self._run, replies)
 
     def _cost(self, request: Request, reply: Reply) -> float:
         """What `reply` cost; the most that it can have cost where it does not tell."""

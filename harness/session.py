@@ -231,11 +231,16 @@ class Session:
         try:
             with _as_usage_error():
                 self._preparation = Preparation(
-                    self.plan(items), progress.task, train=allow, limits=limits
+                    self.plan(items), progress.task, train=allow, limits=limits, run=self._shared
                 )
                 self.prepared = self._preparation.prepare()
         except EvidenceError as problem:
             self.prepared = Prepared(errors=(str(problem),))
+
+    @property
+    def _shared(self) -> str:
+        """The name that the workers of a run have in common; "" for a single process."""
+        return str(getattr(self.config, "workerinput", {}).get("testrunuid", ""))
 
     # ------------------------------------------------------------------ score
 

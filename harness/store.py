@@ -30,6 +30,9 @@ _SCHEMA = (
     "CREATE TABLE replies"
     " (key TEXT PRIMARY KEY, model TEXT NOT NULL, label TEXT NOT NULL, fields TEXT NOT NULL,"
     " value TEXT NOT NULL, created TEXT NOT NULL)",
+    # What must not outlive a run, for its other processes: errors and refusals.
+    "CREATE TABLE passing (run TEXT NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL,"
+    " PRIMARY KEY (run, key)) WITHOUT ROWID",
     # The cases are apart from the rest of the results: a list of runs does not read them.
     "CREATE TABLE runs (id TEXT PRIMARY KEY, started TEXT NOT NULL, results TEXT NOT NULL,"
     " cases TEXT NOT NULL, arms TEXT NOT NULL)",
@@ -147,6 +150,20 @@ class Store:
             for key, reply in replies.items()
         ]
         self._write(("INSERT OR REPLACE INTO replies VALUES (?, ?, ?, ?, ?, ?)", rows))
+
+    def passing(self, run: str) -> dict[str, Reply]:
+        """Return the replies that only this `run` may use."""
+        rows = self._rows("SELECT key, value FROM passing WHERE run = ?", run)
+        found = {key: _decoded(value) for key, value in rows}
+        return {key: reply for key, reply in found.items() if reply is not None}
+
+    def put_passing(self, run: str, replies: Mapping[str, Reply]) -> None:
+        """Store `replies` for the other processes of `run`, and forget those of other runs."""
+        rows = [(run, key, _encoded(reply)) for key, reply in replies.items()]
+        self._write(
+            ("DELETE FROM passing WHERE run <> ?", [(run,)]),
+            ("INSERT OR REPLACE INTO passing VALUES (?, ?, ?)", rows),
+        )
 
     def calls(self, label: str | None = None) -> list[StoredCall]:
         """Return the calls whose replies are stored, those of the case `label` or all of them."""

@@ -103,10 +103,17 @@ def test_one_reply_in_twenty_that_falls_short_raises_no_alarm(odd):
     assert run.results["alarms"] == []
 
 
-def test_a_refused_reply_is_asked_again_in_the_next_run(odd):
+def test_a_refused_reply_is_asked_once_in_a_run_and_again_in_the_next(odd, workers):
     _settings(odd, "refused")
-    odd.run()
+    odd.run(*workers)
     log = odd.root / "refused.log"
     assert len(log.read_text()) == 24
-    odd.run()
+    odd.run(*workers)
     assert len(log.read_text()) == 24 + 4
+
+
+def test_a_reply_that_never_came_is_asked_once_in_a_run_and_again_in_the_next(odd, workers):
+    odd.settings(base="right", cand="unreachable_at_3")
+    for _ in range(2):
+        assert odd.run(*workers).status == 6
+    assert odd.calls().count(("unreachable_at_3", "is it 3")) == 2
