@@ -27,7 +27,7 @@ def reference_score(case: Case, reply: Reply) -> float:
     A JSON object is scored field by field (a reply that is no JSON earns nothing), other text by
     ROUGE-L.
     """
-    if case.expected is None or reply.error:
+    if case.expected is None or reply.error or reply.failure:
         return 0.0
     try:
         is_object = isinstance(json.loads(case.expected), dict)
