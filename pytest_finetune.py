@@ -63,6 +63,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="never train: a missing candidate makes the run undecidable (exit status 6)",
     )
     group.addoption(
+        "--harness-offline",
+        action="store_true",
+        help="train and ask nothing: every reply comes from the cache, or the run is undecidable",
+    )
+    group.addoption(
+        "--harness-max-cost",
+        type=_dollars,
+        metavar="USD",
+        help="refuse a run that can cost more, and stop one that does (needs the models' prices)",
+    )
+    group.addoption(
         "--harness-baseline",
         metavar="RUN[:MODEL]",
         help="compare with a model of an earlier run (its id, the beginning of it, or latest), as "
@@ -74,6 +85,16 @@ def _at_least_one(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
     return int(text)
+
+
+def _dollars(text: str) -> float:
+    try:
+        amount = float(text)
+    except ValueError:
+        amount = -1.0
+    if not 0 <= amount < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no amount of US dollars from 0 on")
+    return amount
 
 
 def pytest_configure(config: pytest.Config) -> None:

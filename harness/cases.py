@@ -21,9 +21,10 @@ def load_cases(path: Path, suite: str, root: Path) -> list[Case]:
 
 
 def _case(row: Row, suite: str) -> Case:
-    messages, expected = row.messages, None
+    messages, expected, calls = row.messages, None, ()
     if messages[-1]["role"] == "assistant":
         expected = messages[-1].get("content")
+        calls = tuple(messages[-1].get("tool_calls") or ())
         messages = messages[:-1]
     if messages[-1]["role"] != "user":
         raise HarnessError(
@@ -39,6 +40,7 @@ def _case(row: Row, suite: str) -> Case:
         cluster=row.cluster,
         tools=row.tools,
         source=row.source,
+        expected_tool_calls=calls,
     )
 
 

@@ -26,8 +26,10 @@ app = typer.Typer(
 
 baseline_app = typer.Typer(no_args_is_help=True, help="Keep what a baseline replied.")
 runs_app = typer.Typer(help="List earlier runs, show one, or compare two.")
+cache_app = typer.Typer(help="Say what the cache of replies holds, make room, explain a miss.")
 app.add_typer(baseline_app, name="baseline")
 app.add_typer(runs_app, name="runs")
+app.add_typer(cache_app, name="cache")
 
 Run = Annotated[str, typer.Argument(metavar="RUN", help="a run: its id, its beginning, or latest")]
 Force = Annotated[bool, typer.Option("--force", help="replace files that are there")]
@@ -170,6 +172,56 @@ def diff(before: Run, after: Run) -> None:
     with _store() as store:
         first, second = (store.results(find_run(store, run)) for run in (before, after))
     _print(*tables.diff(first, second))
+
+
+@cache_app.callback(invoke_without_command=True)
+def cache(context: typer.Context) -> None:
+    """Say how many replies of which model the cache holds, how large they are and how old."""
+    if context.invoked_subcommand:
+        return
+    from harness.report import stock
+
+    with _store() as store:
+        _print(stock.overview(store.stock()))
+
+
+@cache_app.command("prune")
+def prune(
+    older_than: Annotated[
+        str, typer.Option(metavar="DAYS", help="replies stored before so many days, such as 30d")
+    ] = "",
+    model: Annotated[str, typer.Option(metavar="SPEC", help="replies of this model")] = "",
+) -> None:
+    """Delete replies from the cache; what they were in earlier runs stays."""
+    from datetime import UTC, datetime, timedelta
+
+    from harness.history import days
+
+    if not (older_than or model):
+        raise HarnessError("say which replies: --older-than 30d, --model openai:NAME, or both")
+    before = datetime.now(UTC) - timedelta(days=days(older_than)) if older_than else None
+    with _store() as store:
+        known = [one.model for one in store.stock()]
+        if model and model not in known:
+            raise HarnessError(
+                f"the cache holds no replies of {model!r}; there: {', '.join(known) or 'none'}"
+            )
+        typer.echo(f"deleted {store.prune(before, model or None):,} replies")
+
+
+@cache_app.command("explain")
+def explain(
+    case: Annotated[str, typer.Argument(metavar="SUITE:CASE", help="the suite and id of a case")],
+) -> None:
+    """Say in what the calls for a case differ from those that were stored before them."""
+    from rich.text import Text
+
+    from harness.calls import history_of
+    from harness.report.text import line
+
+    with _store() as store:
+        calls = store.calls()
+    _print(*(Text(line(told)) for told in history_of(case, calls)))
 
 
 @contextmanager

@@ -5,12 +5,14 @@ Every mistake is one sentence with the path of the key.
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -19,6 +21,7 @@ from pydantic import (
     model_validator,
 )
 
+from harness.prices import Price, Prices
 from harness.records import HarnessError, Rule
 
 DEFAULT_BASE = "bundled:pocket"
@@ -115,12 +118,26 @@ class RuleSettings(_Table):
         return self
 
 
+class PriceSettings(_Table):
+    """What a model charges, in US dollars per million tokens; `cached` those of the prompt."""
+
+    input: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    output: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    cached: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+
+
 def _listed(value: object) -> object:
     return [value] if isinstance(value, dict) else value
 
 
 RuleTables = Annotated[tuple[RuleSettings, ...], BeforeValidator(_listed), Field(min_length=1)]
 """The rules under one key: a table, or a list of them."""
+
+
+def _model_reference(value: str) -> str:
+    if not re.fullmatch(r"[a-z]+:.+", value):
+        raise ValueError("a price belongs to a model as provider:name, such as 'openai:NAME'")
+    return value
 
 
 def _text(value: object) -> object:
@@ -135,6 +152,7 @@ class Settings(_Table):
     candidates: dict[str, CandidateSettings] = {}
     models: dict[str, ModelSettings] = {}
     gates: dict[str, RuleTables] = {}
+    prices: dict[Annotated[str, AfterValidator(_model_reference)], PriceSettings] = {}
     mode: Literal["detect", "release"] = "detect"
     alpha: Probability = 0.05
     power: Probability = 0.8
@@ -147,6 +165,11 @@ class Settings(_Table):
         """The gates as records."""
         listed = ((key, table) for key, tables in self.gates.items() for table in tables)
         return tuple(Rule(key=key, **table.model_dump()) for key, table in listed)
+
+    @property
+    def price_table(self) -> Prices:
+        """The prices of models, those of the settings first."""
+        return Prices({key: Price(**table.model_dump()) for key, table in self.prices.items()})
 
 
 def load(root: Path) -> Settings:

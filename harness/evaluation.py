@@ -56,7 +56,10 @@ class Evaluation:
 
     @contextmanager
     def scoring(self) -> Iterator[None]:
-        """Turn a failed assertion into a score of 0, and keep a user's mistake for the end."""
+        """Turn a failed assertion into a score of 0, and keep a user's mistake for the end.
+
+        A test that breaks on a reply with nothing in it is no error: the model failed.
+        """
         try:
             yield
             self.asserted = True
@@ -65,6 +68,11 @@ class Evaluation:
             self.explanation = first_line(str(problem))
         except HarnessError as problem:
             self.mistake = str(problem)
+        except Exception:
+            if not self.reply.failure:
+                raise
+            self.asserted = False
+            self.explanation = self.reply.failure
 
 
 @dataclass(frozen=True)
@@ -89,6 +97,11 @@ class ItemResult:
     explanation: str
     mistake: str
     scores: tuple[Score, ...]
+
+    @property
+    def holds(self) -> bool:
+        """Whether the test's own assertions hold; never where the model gave nothing to score."""
+        return bool(self.asserted) and not self.reply.failure
 
     def to_json(self) -> str:
         """Return the result as ASCII JSON, which survives every transport."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from harness.comparing import compare, corpus_comparison
 from harness.evaluation import ItemResult
-from harness.records import INVALID_LABEL, Comparison, Rule, Score, Series
+from harness.records import Comparison, Rule, Score, Series
 from harness.rules import tags_of, usage_metrics
 
 ByModel = Mapping[str, Mapping[str, tuple[Score, ...]]]
@@ -89,9 +89,9 @@ def scores_of(result: ItemResult, asserting: set[tuple[str, str]]) -> Iterator[S
     if result.asserted is not None and (result.suite, result.test) in asserting:
         yield Score(
             metric=assertion_metric(result),
-            value=float(result.asserted),
-            passed=result.asserted,
-            explanation=result.explanation,
+            value=float(result.holds),
+            passed=result.holds,
+            explanation=result.explanation or result.reply.failure,
         )
 
 
@@ -117,17 +117,9 @@ def _unreached(result: ItemResult, others: Iterable[Score]) -> Iterator[Score]:
     """
     mine = {score.metric for score in result.scores}
     for model in others:
-        value = model.low if model.higher_is_better else model.high
-        if model.metric not in mine and value is not None:
-            yield replace(
-                model,
-                value=value,
-                passed=False,
-                explanation=f"not reached: {result.explanation}",
-                unscored=None,
-                labels=(model.labels[0], INVALID_LABEL) if model.labels else None,
-                parts=dict.fromkeys(model.parts, 0.0),
-            )
+        score = model.worst(f"not reached: {result.explanation}")
+        if model.metric not in mine and score.value is not None:
+            yield score
 
 
 def _usage_scores(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -70,6 +71,19 @@ def find_run(store: Store, text: str, *, answered: bool = False) -> str:
         return found[0]
     what = f"{len(found)} runs begin with {text!r}" if found else f"there is no run {text!r}"
     raise HarnessError(f"{what}; give the id of one run: {_listed(found or runs)}")
+
+
+def days(text: str) -> float:
+    """Return the number of days in a text such as `30d` or `12h`.
+
+    Raises:
+        HarnessError: it is none.
+
+    """
+    match = re.fullmatch(r"(\d{1,6})([dh])", text.strip())
+    if match is None:
+        raise HarnessError(f"{text!r} is no age; write days or hours such as 30d or 12h")
+    return int(match[1]) / (1 if match[2] == "d" else 24)
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from harness.preparation import Plan
-from harness.records import EvidenceError
+from harness.prices import unpriced
+from harness.records import EvidenceError, Request
+from harness.requests import Requests
 from harness.stats import mde_binary
 
 ASSUMED_DISCORDANCE = 0.2
@@ -16,6 +18,7 @@ def lines(plan: Plan) -> Iterator[str]:
     """Yield the lines of `--harness-plan`."""
     yield from _trainings(plan)
     yield from _requests(plan)
+    yield from _cost(plan)
     yield from _sights(plan)
 
 
@@ -42,6 +45,34 @@ def _requests(plan: Plan) -> Iterator[str]:
     for name, count in counts.items():
         yield f"requests to {name}: {count}"
     yield f"requests in all: {sum(counts.values())}"
+
+
+def _cost(plan: Plan) -> Iterator[str]:
+    from harness.models import Models
+    from harness.replies import Replies, estimate
+    from harness.store import Store
+
+    table, models, path = plan.settings.price_table, Models(), plan.home / "store.sqlite"
+    arms = {planned.arm.name: planned.arm for planned in plan.arms}
+    paid = [n for n, a in arms.items() if a.spec.provider == "openai" or a.spec.spec in table.own]
+    if not paid:
+        return
+    # Looking leaves nothing behind: a store that is not there is not made.
+    replies = Replies(Store(path), models, table) if path.is_file() else None
+
+    def missing(requests: Sequence[Request]) -> Sequence[Request]:
+        return replies.missing(requests) if replies else requests
+
+    foreseen = missing(Requests(plan, models, arms).foreseeable(paid, missing))
+    expected = estimate(models, {request.key: request for request in foreseen}.values(), table)
+    if replies:
+        replies.close()
+    for spec in expected.unpriced:
+        yield unpriced(spec)
+    yield (
+        f"estimated cost: at most ${expected.cost_usd:.4g} for {expected.requests} requests that "
+        f"are not in the cache (prices as of {table.as_of} where the settings give none)"
+    )
 
 
 def _sights(plan: Plan) -> Iterator[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,9 +25,11 @@ from harness.records import (
     Request,
     Usage,
 )
+from harness.requests import Requests, choosing
 from harness.suites import Suite
 
 if TYPE_CHECKING:
+    from harness.replies import Limits
     from trainers.recipe import Recipe
 
 _NAMED = 10
@@ -162,15 +164,19 @@ class Plan:
         return dict(counts)
 
 
-def choosing(model: str) -> str:
-    """The name under which the requests of a model are counted that choose its shots."""
-    return f"{model} (choosing shots)"
-
-
 class Preparation:
     """Carries out a `Plan`; afterwards it knows the reply of every item."""
 
-    def __init__(self, plan: Plan, show: Show, *, train: bool = True) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        show: Show,
+        *,
+        train: bool = True,
+        limits: Limits | None = None,
+        run: str = "",
+    ) -> None:
+        """Carry out `plan`; `run` names it where several processes carry it out."""
         from harness.models import Models
         from harness.replies import Replies
         from harness.store import Store
@@ -178,10 +184,12 @@ class Preparation:
         self._plan = plan
         self._show = show
         self._train = train
+        self._offline = bool(limits and limits.offline)
         self._models = Models()
-        self._replies = Replies(Store(plan.home / "store.sqlite"), self._models)
+        self._store = Store(plan.home / "store.sqlite")
+        self._replies = Replies(self._store, self._models, plan.settings.price_table, limits, run)
         self._arms = {planned.arm.name: planned.arm for planned in plan.arms}
-        self._shots: dict[str, int] = {}
+        self._requests = Requests(plan, self._models, self._arms)
         self._known: dict[str, Reply] = {}
         self._asked: list[Request] = []
         self._candidates: dict[str, Candidate] = {}
@@ -192,6 +200,7 @@ class Preparation:
         """Train, choose the shots and ask, under the lock that other processes wait on.
 
         Raises:
+            HarnessError: it could cost more than it may; then nothing was trained or asked.
             EvidenceError: a recording is damaged, or does not answer all cases; then nothing was
                 trained or asked.
 
@@ -202,16 +211,18 @@ class Preparation:
         lock.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(lock):
             self._replay()
+            self._refuse_cost()
             self._make_candidates()
             self._choose_shots()
-            self._ask(self._requests(), "asking")
+            self._ask_all()
         return self._prepared()
 
     def reply(self, item: CaseItem) -> Reply:
         """Return the reply to an item's case; its `error` says why there is none."""
         if reason := self._failed.get(item.arm):
             return Reply(error=f"the candidate {item.arm} was not made: {reason}")
-        request = self._case_request(self._arms[item.arm], item.suite, item.case, item.trial)
+        arm = self._arms[item.arm]
+        request = self._requests.of_case(arm, item.suite, item.case, item.trial)
         if request.key not in self._known:
             self._ask([request], "asking")
         return self._known[request.key]
@@ -219,7 +230,7 @@ class Preparation:
     def ask(self, item: CaseItem, messages: Sequence[Message]) -> Reply:
         """Return the reply of an item's model to `messages`, through the cache."""
         arm = self._arms[item.arm]
-        request = self._request(arm, item.suite, messages, item.case.id, item.trial)
+        request = self._requests.free(arm, item.suite, messages, item.case.id, item.trial)
         if request.key not in self._known:
             self._ask([request], "asking")
         return self._known[request.key]
@@ -228,7 +239,7 @@ class Preparation:
 
     def _replay(self) -> None:
         for arm in [arm for arm in self._arms.values() if arm.spec.recorded]:
-            requests = [self._case_request(arm, *found) for found in self._plan.asked(arm.name)]
+            requests = self._requests.of_items([arm.name])
             self._asked.extend(requests)
             self._known |= self._replies.gather(requests)
             about = f"{arm.name} is a recording of {self._models.identity(arm.spec)['about']}"
@@ -245,6 +256,13 @@ class Preparation:
                 "or take these cases back; nothing was trained or asked"
             )
 
+    def _refuse_cost(self) -> None:
+        from harness.prices import FREE
+
+        paid = [name for name, arm in self._arms.items() if arm.spec.provider not in FREE]
+        if not self._offline:
+            self._replies.refuse_cost(self._requests.foreseeable(paid, self._replies.missing))
+
     def _make_candidates(self) -> None:
         needed = {item.arm for item in self._plan.items}
         for name, recipe in self._plan.recipes.items():
@@ -258,6 +276,7 @@ class Preparation:
             for name, arm in self._arms.items()
         ]
         self._arms = {arm.name: arm for arm in sharing_one_base(made)}
+        self._requests.know(self._arms)
 
     def _candidate(self, recipe: Recipe) -> Candidate:
         import trainers
@@ -266,6 +285,11 @@ class Preparation:
         if found := trainers.find(recipe, home):
             return found
         if not self._train:
+            if self._offline:
+                raise EvidenceError(
+                    "it is not trained yet, and --harness-offline trains nothing; "
+                    f"run: harness train {recipe.name}"
+                )
             raise EvidenceError(f"it is not trained yet; run: harness train {recipe.name}")
         with self._show(f"training {recipe.name}") as update:
             return trainers.train(recipe, home, prompting.shown(update))
@@ -273,54 +297,22 @@ class Preparation:
     def _choose_shots(self) -> None:
         baseline = self._arms[self._plan.baseline.name]
         for suite in self._plan.choices:
-            planned = {
-                shots: [
-                    (case, self._shot_request(baseline, suite, shots, case))
-                    for case in suite.validation
-                ]
-                for shots in suite.shots
-            }
+            planned = self._requests.choosing(suite)
             self._ask([r for pairs in planned.values() for _, r in pairs], "choosing the shots")
             means = {
                 shots: prompting.mean_score((case, self._known[r.key]) for case, r in pairs)
                 for shots, pairs in planned.items()
             }
-            self._shots[suite.name] = prompting.best(means)
+            self._requests.choose(suite, prompting.best(means))
             self._notes.append(prompting.choice_note(suite.name, baseline.name, means))
 
-    def _shot_request(self, arm: Arm, suite: Suite, shots: int, case: Case) -> Request:
-        spec = replace(arm.spec, name=choosing(arm.name), few_shot=suite.few_shot(shots))
-        return self._replies.plan(spec, case.messages, label=f"{suite.name}:{case.id}")
-
-    def _case_request(self, arm: Arm, suite: Suite, case: Case, trial: int) -> Request:
-        return self._request(arm, suite, case.messages, case.id, trial, case)
-
-    def _request(
-        self,
-        arm: Arm,
-        suite: Suite,
-        messages: Sequence[Message],
-        label: str,
-        trial: int,
-        case: Case | None = None,
-    ) -> Request:
-        spec = arm.spec
-        if arm.examples and suite.examples:
-            spec = replace(spec, few_shot=suite.few_shot(self._shots_of(suite)))
-        return self._replies.plan(
-            spec, messages, arm.first_trial + trial, f"{suite.name}:{label}", case
-        )
-
-    def _shots_of(self, suite: Suite) -> int:
-        return self._shots.get(suite.name, suite.shots[0])
-
-    def _requests(self) -> list[Request]:
-        return [
-            self._case_request(arm, suite, case, trial)
+    def _ask_all(self) -> None:
+        live = [
+            name
             for name, arm in self._arms.items()
             if name not in self._failed and not arm.spec.recorded
-            for suite, case, trial in self._plan.asked(name)
         ]
+        self._ask(self._requests.of_items(live), "asking")
 
     def _ask(self, requests: Iterable[Request], title: str) -> None:
         planned = list(requests)
@@ -339,7 +331,7 @@ class Preparation:
             usage=usage,
             candidates=tuple(self._candidates.values()),
             failed=self._failed,
-            notes=tuple(self._notes),
+            notes=(*self._notes, *filter(None, [self._store.rescued])),
             errors=tuple(self._errors()),
             asked=asked + trained,
         )

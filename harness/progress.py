@@ -8,13 +8,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol, TextIO
 
-INTERVAL_S = 10.0
+INTERVAL_S = 5.0
 
 
 class Update(Protocol):
     """Tells how far a piece of work is: `done` of `total` units, and a few words."""
 
     def __call__(self, done: int, total: int, detail: str = "") -> None: ...  # noqa: D102
+
+
+def say(sentence: str) -> None:
+    """Write a sentence to standard error, in the middle of whatever goes on."""
+    stream = sys.__stderr__ or sys.stderr
+    stream.write(f"[harness] {' '.join(sentence.split())}\n")
+    stream.flush()
 
 
 @contextmanager
@@ -36,15 +43,18 @@ def _live(title: str, stream: TextIO) -> Iterator[Update]:
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}", markup=False),
         TimeElapsedColumn(),
         Left(),
         TextColumn("{task.fields[detail]}", markup=False),
     )
+    started = time.monotonic()
     with Progress(*columns, console=Console(file=stream), transient=True) as bar:
-        shown = bar.add_task(title, total=None, detail="")
+        shown = bar.add_task(title, total=None, detail="", rate="")
 
         def update(done: int, total: int, detail: str = "") -> None:
-            bar.update(shown, completed=done, total=total, detail=detail)
+            rate, _ = _pace(done, total, time.monotonic() - started)
+            bar.update(shown, completed=done, total=total, detail=detail, rate=rate)
 
         yield update
 
@@ -60,10 +70,19 @@ def _lines(title: str, stream: TextIO) -> Iterator[Update]:
         state = (done, total, detail)
         if time.monotonic() - last >= INTERVAL_S:
             last = time.monotonic()
-            line(f"{done}/{total} {detail}")
+            rate, left = _pace(done, total, last - started)
+            line(f"{done}/{total} {rate} {left} {detail}")
 
     yield update
     line(f"{state[0]}/{state[1]} {state[2]} in {time.monotonic() - started:.1f} s")
+
+
+def _pace(done: int, total: int, seconds: float) -> tuple[str, str]:
+    """Return how many a second are done, and how long the rest takes at this rate."""
+    if not done or seconds <= 0:
+        return "", ""
+    rate = done / seconds
+    return f"{rate:.3g}/s", f"{max(total - done, 0) / rate:.0f} s left"
 
 
 def _line_writer(title: str, stream: TextIO) -> Callable[[str], None]:

@@ -27,7 +27,7 @@ def reference_score(case: Case, reply: Reply) -> float:
     A JSON object is scored field by field (a reply that is no JSON earns nothing), other text by
     ROUGE-L.
     """
-    if case.expected is None or reply.error:
+    if case.expected is None or reply.error or reply.failure:
         return 0.0
     try:
         is_object = isinstance(json.loads(case.expected), dict)
@@ -56,7 +56,12 @@ def choice_note(suite: str, model: str, means: Mapping[int, float]) -> str:
 
 def counted(update: Update) -> Callable[[Progress], None]:
     """Show the progress of `Replies.gather` through `update`."""
-    return lambda progress: update(progress.done, progress.total)
+
+    def show(progress: Progress) -> None:
+        cost = f"${progress.cost_usd:.4g}" if progress.cost_usd else ""
+        update(progress.done, progress.total, cost)
+
+    return show
 
 
 def shown(update: Update) -> Callable[[Event], None]:

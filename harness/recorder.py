@@ -60,7 +60,8 @@ def record(
     """
     cases = load_cases(path, "", root)
     arm = _model(name, settings, root)
-    with closing(Replies(Store(root / settings.store / "store.sqlite"))) as replies:
+    store = Store(root / settings.store / "store.sqlite")
+    with closing(Replies(store, table=settings.price_table)) as replies:
         planned = [
             (case, replies.plan(arm.spec, case.messages, trial, case.id, case))
             for case in cases

@@ -11,7 +11,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -149,8 +149,8 @@ class Case:
     """One input with its reference; identified by (suite, id).
 
     `messages` is what the model sees (several turns possible, before any few-shot examples);
-    `expected` the last assistant message, taken off; `cluster` names cases of one origin;
-    `source` is `file:line`, for messages to people.
+    `expected` the last assistant message, taken off, and `expected_tool_calls` the calls of tools
+    in it; `cluster` names cases of one origin; `source` is `file:line`, for messages to people.
     """
 
     suite: str
@@ -161,6 +161,7 @@ class Case:
     cluster: str | None = None
     tools: tuple[Mapping[str, Any], ...] = ()
     source: str = ""
+    expected_tool_calls: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def text(self) -> str:
@@ -172,8 +173,10 @@ class Case:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of messages, expected, cluster and tools; tags do not count."""
-        return digest_of([list(self.messages), self.expected, self.cluster, list(self.tools)])
+        """SHA-256 of messages, expected answer and calls, cluster and tools; not of tags."""
+        parts = [list(self.messages), self.expected, self.cluster, list(self.tools)]
+        calls = [list(self.expected_tool_calls)] if self.expected_tool_calls else []
+        return digest_of([*parts, *calls])
 
     @property
     def slug(self) -> str:
@@ -257,6 +260,9 @@ class Request:
     case: Case | None = None
 
 
+_REASONS = {"content_filter": "refused", "length": "truncated"}
+
+
 @dataclass(frozen=True, slots=True)
 class Reply:
     """What came back of a request: text and what it took, or an `error` (then no score).
@@ -300,6 +306,30 @@ class Reply:
         if not all(isinstance(call, Mapping) for call in self.tool_calls):
             raise TypeError("a reply's tool_calls are objects")
 
+    @property
+    def shortfall(self) -> str:
+        """`refused`, `truncated` or `empty` where the model did not answer in full; else "".
+
+        A reply with an `error` is none of the model's doing, and one that calls a tool is not
+        empty.
+        """
+        if self.error is not None:
+            return ""
+        if self.finish_reason in _REASONS:
+            return _REASONS[self.finish_reason]
+        return "empty" if self._says_nothing else ""
+
+    @property
+    def failure(self) -> str:
+        """Why the model gave nothing to score (then every check scores its worst); else ""."""
+        if self.shortfall == "refused":
+            return "the model refused to answer"
+        return "the reply is empty" if self.error is None and self._says_nothing else ""
+
+    @property
+    def _says_nothing(self) -> bool:
+        return not self.text.strip() and not self.tool_calls
+
     def json(self) -> Any:
         """Return the reply parsed as strict JSON; AssertionError (a score of 0) if it is none."""
         try:
@@ -337,6 +367,22 @@ class Score:
             raise ValueError("a score has a value or a reason why it has none")
         if self.value is not None and not math.isfinite(self.value):
             raise ValueError(f"{self.metric}: {self.value} is no finite number")
+
+    def worst(self, reason: str) -> Score:
+        """Return the score that a model's failure gets: the worst of the range, for this `reason`.
+
+        Unscored where the range is open on that side.
+        """
+        value = self.low if self.higher_is_better else self.high
+        return replace(
+            self,
+            value=value,
+            passed=None if value is None else False,
+            explanation="" if value is None else reason,
+            unscored=f"{reason}, and the metric's range has no worst" if value is None else None,
+            labels=(self.labels[0], INVALID_LABEL) if self.labels and value is not None else None,
+            parts=dict.fromkeys(self.parts, 0.0) if value is not None else {},
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -521,7 +567,12 @@ class Standing:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What one model took in a run. Tokens are means per request, latencies seconds."""
+    """What one model took in a run. Tokens are means per request, latencies seconds.
+
+    `cached` requests were known before, `cached_tokens_mean` are tokens of the prompt that the
+    service had cached. `attempts` counts how often requests were sent, in this run or when their
+    reply was stored. `empty`, `refused` and `truncated` count replies that fall short.
+    """
 
     requests: int = 0
     cached: int = 0
@@ -530,6 +581,11 @@ class Usage:
     latency_p50_s: float | None = None
     latency_p95_s: float | None = None
     cost_usd: float | None = None
+    cached_tokens_mean: float | None = None
+    attempts: int | None = None
+    empty: int = 0
+    refused: int = 0
+    truncated: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -601,7 +657,7 @@ class Run:
     """One execution, whole: what the report shows and `results.json` holds.
 
     `comparisons` are all that were made, in any order: also those without a verdict (diagnostics,
-    and what is not gated).
+    and what is not gated). `alarms` are notes that must not be overlooked.
     """
 
     run_id: str
@@ -621,3 +677,4 @@ class Run:
     comparisons: tuple[Comparison, ...] = ()
     slices: tuple[Slice, ...] = ()
     ranking: tuple[Standing, ...] = ()
+    alarms: tuple[str, ...] = ()

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
-from typing import Any
 
+from harness import prices
+from harness.calls import first_difference, nearest, outline_of, request_of
 from harness.models import Models
+from harness.prices import Price, Prices
 from harness.records import (
     Case,
     HarnessError,
@@ -18,89 +21,65 @@ from harness.records import (
     Request,
     Usage,
     canonical_json,
-    digest_of,
 )
-from harness.store import Store
-
-SCHEMA_VERSION = 1
-"""Part of every key: raise it when a stored reply can no longer stand for a new one."""
+from harness.store import Store, StoredCall
 
 BATCH_ROWS = 128
 BATCH_TOKENS = 48_000
-_CHARACTERS_PER_TOKEN = 3
+SHORTFALLS = 0.05
+"""The share of a model's replies that may be empty, refused or truncated without an alarm."""
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a wave of requests is: `done` of `total` that the cache did not hold."""
+    """How far a wave of requests is: `done` of `total` that the cache did not hold.
+
+    `cost_usd` is what they cost so far, as far as it is known.
+    """
 
     done: int
     total: int
+    cost_usd: float = 0.0
 
 
-def prompt(spec: ModelSpec, messages: Sequence[Message]) -> tuple[Message, ...]:
-    """Return what `spec` is really asked: its system message, its few-shot turns, the case.
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a run may not do: ask anything (`offline`), or spend more than `max_cost_usd`."""
 
-    The system message of the model takes the place of the case's own. The template renders the
-    last user message, which it sees as `text`.
-
-    Raises:
-        HarnessError: the template is wrong.
-
-    """
-    own = [dict(message) for message in messages]
-    head = [own.pop(0)] if own and own[0]["role"] == "system" else []
-    if spec.system is not None:
-        head = [{"role": "system", "content": spec.system}]
-    if spec.template is not None:
-        for message in [message for message in own if message["role"] == "user"][-1:]:
-            message["content"] = _rendered(spec, spec.template, str(message["content"]))
-    return (*head, *(dict(message) for message in spec.few_shot), *own)
+    offline: bool = False
+    max_cost_usd: float | None = None
 
 
-def _rendered(spec: ModelSpec, template: str, text: str) -> str:
-    from jinja2 import StrictUndefined, TemplateError
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What requests cost at most, in US dollars; of `unpriced` models the price is unknown."""
 
-    environment = ImmutableSandboxedEnvironment(
-        undefined=StrictUndefined, keep_trailing_newline=True
-    )
-    try:
-        return environment.from_string(template).render(text=text)
-    except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as problem:
-        raise HarnessError(
-            f"the template of the model {spec.name!r} fails: {problem}; "
-            "it sees the last user message as {{ text }}"
-        ) from None
-
-
-def request_key(
-    spec: ModelSpec, identity: Mapping[str, Any], messages: Sequence[Message], trial: int
-) -> str:
-    """Return the identity of a call: SHA-256 (64 hex digits) of all that decides its reply.
-
-    Names, concurrency, time-outs and keys of services decide nothing.
-    """
-    return digest_of(
-        {
-            "schema": SCHEMA_VERSION,
-            "provider": spec.provider,
-            "identity": dict(identity),
-            "messages": [dict(message) for message in messages],
-            "sampling": asdict(spec.sampling),
-            "trial": trial,
-        }
-    )
+    requests: int
+    cost_usd: float
+    unpriced: tuple[ModelSpec, ...]
 
 
 class Replies:
     """Answers requests from the store, and from the models what the store does not hold."""
 
-    def __init__(self, store: Store, models: Models | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        models: Models | None = None,
+        table: Prices | None = None,
+        limits: Limits | None = None,
+        run: str = "",
+    ) -> None:
+        """Answer from `store` and `models`; `run` names a run of several processes."""
         self._store = store
+        self._run = run
         self._models = models or Models()
+        self._prices = table or Prices()
+        self._limits = limits or Limits()
         self._known: dict[str, Reply] = {}
         self._asked: dict[str, str] = {}
+        self._spent = 0.0
+        self._price_of: dict[tuple[str, str], Price | None] = {}
 
     def plan(
         self,
@@ -110,28 +89,34 @@ class Replies:
         label: str = "",
         case: Case | None = None,
     ) -> Request:
-        """Return the call that asks `spec` a case; nothing is loaded, nothing is sent.
+        """Return the call that asks `spec` a case; see `harness.calls.request_of`."""
+        return request_of(self._models, spec, case_messages, trial, label, case)
 
-        `case` is the case itself; free messages have none.
+    def missing(self, requests: Iterable[Request]) -> list[Request]:
+        """Return the distinct `requests` that have to be asked; recordings never have to."""
+        distinct = {r.key: r for r in requests if not r.model.recorded}
+        known = {**self._known, **self._store.replies(distinct.keys() - self._known.keys())}
+        return [request for key, request in distinct.items() if key not in known]
+
+    def refuse_cost(self, requests: Iterable[Request]) -> None:
+        """Refuse `requests` that could cost more than what is left to spend.
 
         Raises:
-            HarnessError: the model or its template is wrong.
-            EvidenceError: a recording is damaged.
+            HarnessError: they could, or the price of a model is unknown.
 
         """
-        messages = prompt(spec, case_messages)
-        identity = self._models.identity(spec)
-        if spec.recorded and case:
-            identity = {**identity, "suite": case.suite, "case": case.digest}
-        return Request(
-            key=request_key(spec, identity, messages, trial),
-            model=spec,
-            messages=messages,
-            length=_characters(case_messages),
-            trial=trial,
-            label=label,
-            case=case,
-        )
+        if self._limits.max_cost_usd is None:
+            return
+        expected = estimate(self._models, self.missing(requests), self._prices)
+        if expected.unpriced:
+            raise HarnessError(f"--harness-max-cost: {prices.unpriced(expected.unpriced[0])}")
+        if expected.cost_usd > self._limits.max_cost_usd - self._spent:
+            raise HarnessError(
+                f"--harness-max-cost: {expected.requests} requests can cost up to "
+                f"${expected.cost_usd:.4g}, and ${self._limits.max_cost_usd - self._spent:.4g} is "
+                "left; nothing of it was asked: raise the limit, lower max_tokens or ask fewer "
+                "cases"
+            )
 
     def gather(
         self,
@@ -140,8 +125,9 @@ class Replies:
     ) -> dict[str, Reply]:
         """Return key -> reply of all `requests`; what the store does not hold is asked.
 
-        Each batch is stored the moment it arrives. A reply with an `error` is never stored, nor
-        what a recording holds.
+        Each batch is stored the moment it arrives. A reply with an `error` or a refused one is
+        never stored, nor what a recording holds. What may not be asked, or not any more (see
+        `Limits`), has an `error`.
 
         Raises:
             HarnessError: a model cannot be asked at all.
@@ -149,14 +135,19 @@ class Replies:
 
         """
         distinct = _distinct(requests)
-        found = self._store.replies(distinct)
+        stored = self._store.replies(distinct)
+        if self._run:
+            passing = self._store.passing(self._run)
+            stored |= {key: passing[key] for key in distinct.keys() & passing.keys()}
+        found = {key: self._priced(distinct[key], reply) for key, reply in stored.items()}
         self._known.update(found)
-        total = len(distinct) - len(found)
+        total, spent = len(distinct) - len(found), self._spent
         for group in _groups(distinct.values()):
             for answers in self._answers(group, found):
                 found.update(answers)
                 if progress:
-                    progress(Progress(total - len(distinct) + len(found), total))
+                    done = total - len(distinct) + len(found)
+                    progress(Progress(done, total, self._spent - spent))
         return found
 
     def usage(self, requests: Iterable[Request]) -> dict[str, Usage]:
@@ -179,22 +170,111 @@ class Replies:
         missing = [
             [request for request in batch if request.key not in found] for batch in batches(group)
         ]
-        names = {request.key: request.model.name for request in group}
-        for answers in self._models.ask(missing):
+        waiting = {request.key: request for request in group if request.key not in found}
+        recorded = group[0].model.recorded
+        for answers in self._models.ask(missing) if recorded else self._live(missing, waiting):
             self._known.update(answers)
-            if not group[0].model.recorded:
-                self._store.put_replies(
-                    {key: reply for key, reply in answers.items() if reply.error is None},
-                    group[0].model.spec,
-                )
-                self._asked.update({key: names[key] for key in answers})
             yield answers
+
+    def _live(
+        self, missing: Sequence[Sequence[Request]], waiting: dict[str, Request]
+    ) -> Iterator[dict[str, Reply]]:
+        if refusals := self._refusals(waiting):
+            yield refusals
+            return
+        for answers in self._models.ask(missing):
+            self._keep(waiting, answers)
+            yield {key: self._priced(waiting.pop(key), reply) for key, reply in answers.items()}
+            if waiting and self._is_spent:
+                rest = dict.fromkeys(waiting, Reply(error=self._no_money()))
+                self._pass_on(rest)
+                yield rest
+                return
+
+    def _keep(self, waiting: Mapping[str, Request], answers: Mapping[str, Reply]) -> None:
+        """Store what can be used again, and count what it cost."""
+        good = {key: reply for key, reply in answers.items() if _lasts(reply)}
+        calls = {
+            key: StoredCall(waiting[key].label, outline_of(self._models, waiting[key]))
+            for key in good
+        }
+        self._store.put_replies(good, next(iter(waiting.values())).model.spec, calls)
+        self._pass_on({key: reply for key, reply in answers.items() if key not in good})
+        self._asked.update({key: waiting[key].model.name for key in answers})
+        self._spent += math.fsum(self._cost(waiting[key], answers[key]) for key in answers)
+
+    def _pass_on(self, replies: Mapping[str, Reply]) -> None:
+        """Tell the other processes of the run what is not stored for later ones."""
+        if self._run and replies:
+            self._store.put_passing(self._run, replies)
+
+    def _cost(self, request: Request, reply: Reply) -> float:
+        """What `reply` cost; the most that it can have cost where it does not tell."""
+        if reply.error is not None:
+            return 0.0
+        cost, price = self._priced(request, reply).cost_usd, self._price(request.model)
+        return prices.most(request, price) if cost is None and price else cost or 0.0
+
+    def _priced(self, request: Request, reply: Reply) -> Reply:
+        if reply.cost_usd is not None or reply.error is not None or request.model.recorded:
+            return reply
+        price = self._price(request.model)
+        return replace(reply, cost_usd=prices.cost_of(reply, price)) if price else reply
+
+    def _price(self, spec: ModelSpec) -> Price | None:
+        known = (spec.spec, str(spec.options.get("base_url")))
+        if known not in self._price_of:
+            self._price_of[known] = self._prices.of(spec, self._models.identity(spec))
+        return self._price_of[known]
+
+    @property
+    def _is_spent(self) -> bool:
+        limit = self._limits.max_cost_usd
+        return limit is not None and self._spent > limit
+
+    def _no_money(self) -> str:
+        return (
+            f"not asked: ${self._spent:.4g} is spent, and --harness-max-cost allows "
+            f"${self._limits.max_cost_usd:.4g}; what arrived is kept, so run again with a higher "
+            "limit to ask the rest"
+        )
+
+    def _refusals(self, waiting: Mapping[str, Request]) -> dict[str, Reply]:
+        """Return the errors of requests that may not be asked at all; none where they may."""
+        if self._limits.offline:
+            return self._misses(waiting)
+        try:
+            self.refuse_cost(waiting.values())
+        except HarnessError as problem:
+            return dict.fromkeys(waiting, Reply(error=str(problem)))
+        return {}
+
+    def _misses(self, waiting: Mapping[str, Request]) -> dict[str, Reply]:
+        errors: dict[str, Reply] = {}
+        explained = set()
+        for key, request in waiting.items():
+            reason = "it is not in the cache (--harness-offline)"
+            if request.model.name not in explained:
+                explained.add(request.model.name)
+                reason = f"{reason}: {self.why_missed(request)}"
+            errors[key] = Reply(error=reason)
+        return errors
+
+    def why_missed(self, request: Request) -> str:
+        """Return what keeps `request` from being answered by the nearest stored reply."""
+        fields = outline_of(self._models, request)
+        found = nearest(fields, request.label, self._store.calls())
+        if found is None:
+            return "no reply is stored yet"
+        where = f" to {found.label}" if found.label else ""
+        return f"the nearest stored reply{where} differs: {first_difference(fields, found.fields)}"
 
     def _usage(self, name: str, keys: set[str]) -> Usage:
         replies = [self._known[key] for key in sorted(keys & self._known.keys())]
         good = [reply for reply in replies if reply.error is None]
         latencies = sorted(r.latency_s for r in good if r.latency_s is not None)
         costs = [reply.cost_usd for reply in good if reply.cost_usd is not None]
+        short = Counter(reply.shortfall for reply in good)
         return Usage(
             requests=len(keys),
             cached=sum(self._asked.get(key) != name for key in keys),
@@ -203,7 +283,53 @@ class Replies:
             latency_p50_s=_percentile(latencies, 0.50),
             latency_p95_s=_percentile(latencies, 0.95),
             cost_usd=math.fsum(costs) if costs else None,
+            cached_tokens_mean=_mean(reply.cached_tokens for reply in good),
+            attempts=_sum(reply.attempts for reply in replies),
+            empty=short["empty"],
+            refused=short["refused"],
+            truncated=short["truncated"],
         )
+
+
+def estimate(models: Models, requests: Iterable[Request], table: Prices) -> Estimate:
+    """Return what `requests` cost at most; models on this machine and recordings cost nothing."""
+    asked = [request for request in requests if request.model.provider not in prices.FREE]
+    costs, unpriced = [], {}
+    for request in asked:
+        price = table.of(request.model, models.identity(request.model))
+        if price is None:
+            unpriced[request.model.spec] = request.model
+        else:
+            costs.append(prices.most(request, price))
+    return Estimate(len(asked), math.fsum(costs), tuple(unpriced.values()))
+
+
+def alarm(name: str, usage: Usage) -> str:
+    """Return what is wrong with the replies of the model `name`; "" where few fall short."""
+    counts = {"truncated": usage.truncated, "empty": usage.empty, "refused": usage.refused}
+    short = sum(counts.values())
+    if short <= SHORTFALLS * usage.requests:
+        return ""
+    told = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
+    advice = "; ".join(_REMEDIES[kind] for kind, count in counts.items() if count)
+    return (
+        f"{name}: {short} of {usage.requests} replies ({short / usage.requests:.0%}) fall short "
+        f"({told}): {advice}"
+    )
+
+
+_REMEDIES = {
+    "truncated": "raise max_tokens, or the scores are of half answers",
+    "empty": "read them in the report: a reasoning model may need a higher max_tokens, another "
+    "one its own chat template",
+    "refused": "the service's content filter stood in the way: look at the prompts, or at the "
+    "filter's settings",
+}
+
+
+def _lasts(reply: Reply) -> bool:
+    """Whether `reply` may stand for the next one: a filter's mood may not."""
+    return reply.error is None and reply.shortfall != "refused"
 
 
 def _distinct(requests: Iterable[Request]) -> dict[str, Request]:
@@ -258,19 +384,19 @@ def _slot(request: Request) -> tuple[int, str, int]:
     return request.length, str(request.messages[-1].get("content")), request.trial
 
 
-def _characters(messages: Iterable[Message]) -> int:
-    return sum(len(str(message.get("content") or "")) for message in messages)
-
-
 def _tokens(request: Request) -> int:
     """Estimate what a request takes, generously."""
-    prompted = _characters(request.messages) // _CHARACTERS_PER_TOKEN
-    return prompted + request.model.sampling.max_tokens
+    return prices.prompt_tokens(request) + request.model.sampling.max_tokens
 
 
 def _mean(values: Iterable[int | None]) -> float | None:
     known = [value for value in values if value is not None]
     return fmean(known) if known else None
+
+
+def _sum(values: Iterable[int | None]) -> int | None:
+    known = [value for value in values if value is not None]
+    return sum(known) if known else None
 
 
 def _percentile(ordered: Sequence[float], share: float) -> float | None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from harness.checks import check_digest, quoted, structured, text
+from harness.checks import check_digest, quoted, structured, text, tools
 from harness.checks import labels as label_checks
 from harness.records import Case, HarnessError, Reply, Score
 
@@ -25,7 +25,8 @@ class Scorer:
     """The checks of one case: each records one or more scores, and none raises on a bad reply.
 
     Every method takes `name`, the metric's name instead of the usual one. A reply with an `error`
-    is recorded as unscored, with the reason.
+    is recorded as unscored, with the reason; where the model answered with nothing or refused,
+    every check scores its worst.
 
     Raises:
         HarnessError: the test or the case is wrong: a metric recorded twice, a schema that is
@@ -121,6 +122,22 @@ class Scorer:
         """
         self._record(*text.rouge(self._case, self._reply, name=name or "rouge"))
 
+    def tool_call(
+        self,
+        function: str | None = None,
+        arguments: Mapping[str, Any] | None = None,
+        *,
+        name: str | None = None,
+    ) -> None:
+        """Record `tool_call`: does the reply call the right function with the right arguments?
+
+        Right is what the reference calls; or `function`, and of its arguments those in
+        `arguments`, if they are given. Beside it stands the diagnostic `tool_call_name`: the right
+        function, whatever its arguments.
+        """
+        name = name or "tool_call"
+        self._record(*tools.tool_call(self._case, self._reply, function, arguments, name=name))
+
     def record(
         self,
         name: str,
@@ -195,7 +212,8 @@ class Scorer:
 
     def _answered(self, score: Score) -> Score:
         if self._reply.error is None:
-            return score
+            failed = self._reply.failure and score.value is not None
+            return score.worst(self._reply.failure) if failed else score
         reason = f"no reply: {first_line(self._reply.error)}"
         return replace(
             score, value=None, passed=None, explanation="", unscored=reason, labels=None, parts={}

@@ -223,13 +223,24 @@ class Session:
         if broken and not self.config.option.continue_on_collection_errors:
             self.prepared = Prepared(errors=(BROKEN,))
             return
-        allow = not self.config.option.harness_no_train
+        from harness.replies import Limits
+
+        option = self.config.option
+        limits = Limits(option.harness_offline, option.harness_max_cost)
+        allow = not (option.harness_no_train or option.harness_offline)
         try:
             with _as_usage_error():
-                self._preparation = Preparation(self.plan(items), progress.task, train=allow)
+                self._preparation = Preparation(
+                    self.plan(items), progress.task, train=allow, limits=limits, run=self._shared
+                )
                 self.prepared = self._preparation.prepare()
         except EvidenceError as problem:
             self.prepared = Prepared(errors=(str(problem),))
+
+    @property
+    def _shared(self) -> str:
+        """The name that the workers of a run have in common; "" for a single process."""
+        return str(getattr(self.config, "workerinput", {}).get("testrunuid", ""))
 
     # ------------------------------------------------------------------ score
 
@@ -298,7 +309,7 @@ class Session:
         scores = {score.metric: score for score in result.scores}
         if result.asserted is not None:
             metric = assertion_metric(result)
-            scores[metric] = Score(metric, float(result.asserted), result.asserted)
+            scores[metric] = Score(metric, float(result.holds), result.holds)
         if result.arm == baseline:
             self._before[key] = scores
             return
@@ -361,6 +372,8 @@ class Session:
         return [*lines, *terminal.lines(self.run, width, self.page)]
 
     def _run(self, judged: Judgement, prepared: Prepared, exit_status: int) -> Run:
+        from harness.replies import alarm
+
         errors = (*prepared.errors, *judged.errors)
         decision = Decision.UNDECIDABLE if errors else judged.decision
         return Run(
@@ -379,6 +392,7 @@ class Session:
             slices=judged.slices,
             ranking=judged.ranking,
             notes=(*prepared.notes, *judged.notes, *self._about_mode(judged)),
+            alarms=tuple(filter(None, (alarm(*one) for one in prepared.usage.items()))),
             errors=errors,
             environment=self._environment(),
         )
@@ -406,6 +420,7 @@ class Session:
                 history.replies_of(self.results),
             )
             store.close()
+            run = replace(run, notes=(*run.notes, *filter(None, [store.rescued])))
         except (HarnessError, EvidenceError) as problem:
             return replace(
                 run,

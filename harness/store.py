@@ -9,25 +9,30 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 from filelock import FileLock
 
+from harness import progress, salvage
 from harness.records import Arm, EvidenceError, HarnessError, Recorded, RecordedScore, Reply
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 BUSY_SECONDS = 30.0
 
 _KEYS_PER_QUERY = 500  # SQLite takes at most 999 variables where it is old
 _SCHEMA = (
     "CREATE TABLE replies"
-    " (key TEXT PRIMARY KEY, model TEXT NOT NULL, value TEXT NOT NULL, created TEXT NOT NULL)",
+    " (key TEXT PRIMARY KEY, model TEXT NOT NULL, label TEXT NOT NULL, fields TEXT NOT NULL,"
+    " value TEXT NOT NULL, created TEXT NOT NULL)",
+    # What must not outlive a run, for its other processes: errors and refusals.
+    "CREATE TABLE passing (run TEXT NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL,"
+    " PRIMARY KEY (run, key)) WITHOUT ROWID",
     # The cases are apart from the rest of the results: a list of runs does not read them.
     "CREATE TABLE runs (id TEXT PRIMARY KEY, started TEXT NOT NULL, results TEXT NOT NULL,"
     " cases TEXT NOT NULL, arms TEXT NOT NULL)",
@@ -48,6 +53,34 @@ _NETWORK = re.compile(
 )
 
 
+_DAMAGE = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class StoredCall:
+    """The call behind a stored reply: the `label` of its case and its outlined fields.
+
+    `model` is the model's spec, `created` when its reply was stored (ISO 8601).
+    """
+
+    label: str
+    fields: Mapping[str, str]
+    model: str = ""
+    created: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Stock:
+    """What the cache holds of one model: `replies`, their size and their first and last day."""
+
+    model: str
+    replies: int
+    size_bytes: int
+    oldest: str
+    newest: str
+
+
 @dataclass(frozen=True, slots=True)
 class Promotion:
     """A candidate of a run that became the champion; `promoted` is when (ISO 8601)."""
@@ -61,36 +94,109 @@ class Store:
     """The replies and the runs in the SQLite file `path`, which is made where it is missing.
 
     Any number of processes may write to one file; an object belongs to the thread that made it.
+    Where the file is damaged, what can be read of it moves to a new file, the damaged one is kept
+    under another name, and `rescued` says so.
 
     Raises:
         HarnessError: the file lies on a network file system, cannot be opened, or is no store of
             this version.
-        EvidenceError: the file is damaged; also from every method.
+        EvidenceError: a run in it cannot be read.
 
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self.rescued = ""
         _refuse_network(path)
-        self._connection = self._open()
+        with self._spoken():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # Switching a new file to WAL ignores the busy timeout: one process at a time.
+            with self._alone():
+                try:
+                    self._connection = self._open()
+                except sqlite3.DatabaseError as problem:
+                    if not _is_damage(problem):
+                        raise
+                    self._rescue()
 
     def replies(self, keys: Iterable[str]) -> dict[str, Reply]:
         """Return the stored replies among `keys`; a damaged one is dropped, to be asked again."""
         wanted = list(dict.fromkeys(keys))
-        values: dict[str, object] = {}
-        with self._spoken():
+
+        def select() -> dict[str, object]:
+            values: dict[str, object] = {}
             for start in range(0, len(wanted), _KEYS_PER_QUERY):
                 values.update(self._select(wanted[start : start + _KEYS_PER_QUERY]))
+            return values
+
+        values = self._safely(select)
         found = {key: _decoded(value) for key, value in values.items()}
         self._drop([key for key, reply in found.items() if reply is None])
         return {key: reply for key, reply in found.items() if reply is not None}
 
-    def put_replies(self, replies: Mapping[str, Reply], model: str = "") -> None:
-        """Store `replies` (key -> reply) of the model with the spec `model` in one transaction."""
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        rows = [(key, model, _encoded(reply), now) for key, reply in replies.items()]
-        with self._writing():
-            self._connection.executemany("INSERT OR REPLACE INTO replies VALUES (?, ?, ?, ?)", rows)
+    def put_replies(
+        self,
+        replies: Mapping[str, Reply],
+        model: str = "",
+        calls: Mapping[str, StoredCall] = MappingProxyType({}),
+    ) -> None:
+        """Store `replies` (key -> reply) of the model with the spec `model` in one transaction.
+
+        `calls` tells what was asked, by key.
+        """
+        now = datetime.now(UTC).isoformat(timespec="microseconds")
+        rows = [
+            (key, model, *_call_texts(calls.get(key)), _encoded(reply), now)
+            for key, reply in replies.items()
+        ]
+        self._write(("INSERT OR REPLACE INTO replies VALUES (?, ?, ?, ?, ?, ?)", rows))
+
+    def passing(self, run: str) -> dict[str, Reply]:
+        """Return the replies that only this `run` may use."""
+        rows = self._rows("SELECT key, value FROM passing WHERE run = ?", run)
+        found = {key: _decoded(value) for key, value in rows}
+        return {key: reply for key, reply in found.items() if reply is not None}
+
+    def put_passing(self, run: str, replies: Mapping[str, Reply]) -> None:
+        """Store `replies` for the other processes of `run`, and forget those of other runs."""
+        rows = [(run, key, _encoded(reply)) for key, reply in replies.items()]
+        self._write(
+            ("DELETE FROM passing WHERE run <> ?", [(run,)]),
+            ("INSERT OR REPLACE INTO passing VALUES (?, ?, ?)", rows),
+        )
+
+    def calls(self, label: str | None = None) -> list[StoredCall]:
+        """Return the calls whose replies are stored, those of the case `label` or all of them."""
+        query = "SELECT label, fields, model, created FROM replies"
+        condition, values = ("", ()) if label is None else (" WHERE label = ?", (label,))
+        rows = self._rows(query + condition, *values)
+        return [StoredCall(row[0], _fields(row[1]), *row[2:]) for row in rows]
+
+    def stock(self) -> list[Stock]:
+        """Return what the cache holds, by model."""
+        query = (
+            "SELECT model, count(*), sum(length(CAST(value AS BLOB)) + length(fields)),"
+            " min(created), max(created) FROM replies GROUP BY model ORDER BY model"
+        )
+        return [Stock(*row) for row in self._rows(query)]
+
+    def prune(self, before: datetime | None = None, model: str | None = None) -> int:
+        """Delete the replies stored `before` a time, of `model` (a spec), or both; return how many.
+
+        The runs keep what was replied in them. The file shrinks.
+        """
+        conditions, values = ["1"], list[str]()
+        if before is not None:
+            conditions.append("created < ?")
+            values.append(before.astimezone(UTC).isoformat(timespec="microseconds"))
+        if model is not None:
+            conditions.append("model = ?")
+            values.append(model)
+        where = " AND ".join(conditions)
+        [(count,)] = self._rows(f"SELECT count(*) FROM replies WHERE {where}", *values)
+        self._write((f"DELETE FROM replies WHERE {where}", [values]))
+        self._rows("VACUUM")
+        return int(count)
 
     def add_run(
         self,
@@ -108,18 +214,16 @@ class Store:
         rows = [
             _reply_row(run, model, one) for model, recorded in replies.items() for one in recorded
         ]
-        with self._writing():
-            self._connection.execute("INSERT INTO runs VALUES (?, ?, ?, ?, ?)", row)
-            self._connection.executemany(
-                "INSERT INTO run_replies VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows
-            )
+        self._write(
+            ("INSERT INTO runs VALUES (?, ?, ?, ?, ?)", [row]),
+            ("INSERT INTO run_replies VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows),
+        )
 
     def run_ids(self, *, answered: bool = False) -> list[str]:
         """Return the ids of all runs, the oldest first; `answered`: of those with replies."""
         condition = "WHERE id IN (SELECT run FROM run_replies)" if answered else ""
-        with self._spoken():
-            rows = self._connection.execute(f"SELECT id FROM runs {condition} ORDER BY started, id")
-            return [run for (run,) in rows]
+        rows = self._rows(f"SELECT id FROM runs {condition} ORDER BY started, id")
+        return [run for (run,) in rows]
 
     def results(self, run: str) -> dict[str, Any]:
         """Return the results of `run` as `results.json` has them."""
@@ -140,59 +244,80 @@ class Store:
 
     def run_models(self, run: str) -> list[str]:
         """Return the models whose replies `run` holds, by name."""
-        with self._spoken():
-            rows = self._connection.execute(
-                "SELECT DISTINCT model FROM run_replies WHERE run = ? ORDER BY model", (run,)
-            )
-            return [model for (model,) in rows]
+        query = "SELECT DISTINCT model FROM run_replies WHERE run = ? ORDER BY model"
+        return [model for (model,) in self._rows(query, run)]
 
     def run_replies(self, run: str, model: str) -> tuple[Recorded, ...]:
         """Return what `model` replied in `run`, by suite and case."""
-        with self._spoken():
-            rows = self._connection.execute(
-                "SELECT case_id, digest, reply, suite, trial, scores FROM run_replies"
-                " WHERE run = ? AND model = ? ORDER BY suite, case_id, trial",
-                (run, model),
-            ).fetchall()
-        return tuple(self._recorded(*row) for row in rows)
+        query = (
+            "SELECT case_id, digest, reply, suite, trial, scores FROM run_replies"
+            " WHERE run = ? AND model = ? ORDER BY suite, case_id, trial"
+        )
+        return tuple(self._recorded(*row) for row in self._rows(query, run, model))
 
     def promote(self, run: str, model: str) -> None:
         """Make `model` of `run` the champion."""
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        with self._writing():
-            self._connection.execute(
-                "INSERT INTO promotions (run, model, promoted) VALUES (?, ?, ?)", (run, model, now)
-            )
+        query = "INSERT INTO promotions (run, model, promoted) VALUES (?, ?, ?)"
+        self._write((query, [(run, model, now)]))
 
     def champion(self) -> Promotion | None:
         """Return the last promotion."""
-        with self._spoken():
-            row = self._connection.execute(
-                "SELECT run, model, promoted FROM promotions ORDER BY number DESC LIMIT 1"
-            ).fetchone()
-        return Promotion(*row) if row else None
+        query = "SELECT run, model, promoted FROM promotions ORDER BY number DESC LIMIT 1"
+        return next((Promotion(*row) for row in self._rows(query)), None)
 
     def close(self) -> None:
         """Close the file; closing twice does no harm."""
         self._connection.close()
 
+    def _alone(self) -> FileLock:
+        return FileLock(f"{self._path}.lock")
+
     def _open(self) -> sqlite3.Connection:
-        with self._spoken():
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            # Switching a new file to WAL ignores the busy timeout: one process at a time.
-            with FileLock(f"{self._path}.lock"):
-                connection = sqlite3.connect(self._path, timeout=BUSY_SECONDS, isolation_level=None)
-                try:
-                    self._set_up(connection)
-                except BaseException:
-                    connection.close()
-                    raise
+        connection = sqlite3.connect(self._path, timeout=BUSY_SECONDS, isolation_level=None)
+        try:
+            self._set_up(connection)
+        except BaseException:
+            connection.close()
+            raise
+        self._inode = self._path.stat().st_ino
         return connection
+
+    def _safely(self, work: Callable[[], _T]) -> _T:
+        """Do `work`, and once more on what is left if the file proves to be damaged."""
+        with self._spoken():
+            try:
+                return work()
+            except sqlite3.DatabaseError as problem:
+                if not _is_damage(problem):
+                    raise
+            self._connection.close()
+            with self._alone():
+                if self._path.exists() and self._path.stat().st_ino != self._inode:
+                    self._connection = self._open()  # another process was faster
+                else:
+                    self._rescue()
+            return work()
+
+    def _rescue(self) -> None:
+        """Move the damaged file away and what can be read of it to a new one."""
+        aside = salvage.set_aside(self._path)
+        self._connection = self._open()
+        with _transaction(self._connection):
+            kept = salvage.copy_readable(aside, self._connection)
+        self.rescued = (
+            f"{self._path}: the store was damaged; {kept['replies']:,} replies and "
+            f"{kept['runs']:,} runs could be read and are in a new one, what is lost is asked "
+            f"again; the damaged file is kept as {aside.name}"
+        )
+        progress.say(self.rescued)
 
     def _set_up(self, connection: sqlite3.Connection) -> None:
         version = connection.execute("PRAGMA user_version").fetchone()[0]
-        tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-        if version != SCHEMA_VERSION and (version or tables):
+        names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+        if version == SCHEMA_VERSION and not salvage.TABLES.keys() <= names:
+            raise sqlite3.DatabaseError("it lacks tables")
+        if version != SCHEMA_VERSION and (version or names):
             raise HarnessError(
                 f"{self._path}: the store has version {version} and this program reads version "
                 f"{SCHEMA_VERSION}; use the program that wrote it, or move the file away to start "
@@ -213,11 +338,10 @@ class Store:
         ).fetchall()
 
     def _value(self, query: str, run: str) -> Any:
-        with self._spoken():
-            row = self._connection.execute(query, (run,)).fetchone()
+        rows = self._rows(query, run)
         try:
-            return json.loads(row[0])
-        except (TypeError, ValueError):
+            return json.loads(rows[0][0])
+        except (LookupError, TypeError, ValueError):
             raise self._damaged(f"the run {run} cannot be read") from None
 
     def _recorded(
@@ -231,15 +355,20 @@ class Store:
 
     def _drop(self, keys: list[str]) -> None:
         if keys:
-            with self._writing():
-                self._connection.executemany(
-                    "DELETE FROM replies WHERE key = ?", [(key,) for key in keys]
-                )
+            self._write(("DELETE FROM replies WHERE key = ?", [(key,) for key in keys]))
 
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        with self._spoken(), _transaction(self._connection):
-            yield
+    def _rows(self, query: str, *values: str) -> list[Any]:
+        return self._safely(lambda: self._connection.execute(query, values).fetchall())
+
+    def _write(self, *statements: tuple[str, Sequence[Sequence[object]]]) -> None:
+        """Carry out each statement with all its rows of values, in one transaction."""
+
+        def write() -> None:
+            with _transaction(self._connection):
+                for statement, rows in statements:
+                    self._connection.executemany(statement, rows)
+
+        self._safely(write)
 
     @contextmanager
     def _spoken(self) -> Iterator[None]:
@@ -271,6 +400,12 @@ class Store:
         )
 
 
+def _is_damage(problem: sqlite3.DatabaseError) -> bool:
+    name = getattr(problem, "sqlite_errorname", "")
+    lacks = name in ("", "SQLITE_ERROR") and re.match("it lacks|no such table", str(problem))
+    return name.startswith(_DAMAGE) or bool(lacks)
+
+
 @contextmanager
 def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
     connection.execute("BEGIN IMMEDIATE")
@@ -297,6 +432,17 @@ def _reply_row(run: str, model: str, one: Recorded) -> tuple[str | int, ...]:
     scores = _json({metric: asdict(score) for metric, score in one.scores.items()})
     key = (run, model, one.suite, one.id, one.trial)
     return (*key, one.digest, _encoded(one.reply), scores)
+
+
+def _call_texts(call: StoredCall | None) -> tuple[str, str]:
+    return (call.label, _json(dict(call.fields))) if call else ("", "{}")
+
+
+def _fields(text: str) -> dict[str, str]:
+    try:
+        return dict(json.loads(text))
+    except (TypeError, ValueError):
+        return {}
 
 
 def _encoded(reply: Reply) -> str:

@@ -222,7 +222,9 @@ def _parts(
     expected: Mapping[str, Any], got: Mapping[str, Any] | None, ignore_case: bool
 ) -> dict[str, float]:
     return {
-        key: float(got is not None and key in got and _same(value, got[key], ignore_case))
+        key: float(
+            got is not None and key in got and same_json(value, got[key], ignore_case=ignore_case)
+        )
         for key, value in expected.items()
     }
 
@@ -242,16 +244,22 @@ def _field_problems(
     return shortened("; ".join(wrong), 300)
 
 
-def _same(expected: Any, got: Any, ignore_case: bool) -> bool:
+def same_json(expected: Any, got: Any, *, ignore_case: bool = False) -> bool:
+    """Return whether two JSON values are equal: texts without the white space around them.
+
+    1 is 1.0, and no truth value.
+    """
     if isinstance(expected, str) and isinstance(got, str):
         expected, got = expected.strip(), got.strip()
         return expected.casefold() == got.casefold() if ignore_case else bool(expected == got)
     if isinstance(expected, list) and isinstance(got, list):
         pairs = zip(expected, got, strict=False)
-        return len(expected) == len(got) and all(_same(a, b, ignore_case) for a, b in pairs)
+        return len(expected) == len(got) and all(
+            same_json(a, b, ignore_case=ignore_case) for a, b in pairs
+        )
     if isinstance(expected, dict) and isinstance(got, dict):
         return expected.keys() == got.keys() and all(
-            _same(value, got[key], ignore_case) for key, value in expected.items()
+            same_json(value, got[key], ignore_case=ignore_case) for key, value in expected.items()
         )
     return isinstance(expected, bool) == isinstance(got, bool) and bool(expected == got)
 

@@ -95,12 +95,8 @@ class Loaded:
 
     def close(self) -> None:
         """Free the memory."""
-        import torch
-
         del self._model, self._tokenizer
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        _free()
 
     # ------------------------------------------------------------------ adapters
 
@@ -188,7 +184,7 @@ class Loaded:
             if not _is_memory(problem):
                 raise
         # Outside of the handler: the exception holds on to the tensors.
-        gc.collect()
+        _free()
         if len(rows) == 1:
             return [None]
         half = len(rows) // 2
@@ -213,6 +209,14 @@ class Loaded:
             latency_s=seconds,
             finish_reason="stop" if stopped else "length",
         )
+
+
+def _free() -> None:
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 # ---------------------------------------------------------------------- loading
@@ -316,10 +320,28 @@ def _nf4(dtype: Any) -> Any:
 
 
 def _unloadable(home: Home, problem: object) -> HarnessError:
+    if _is_refused(problem):
+        return HarnessError(
+            f"the model {home.source} cannot be loaded: the hub refuses access to it, or has no "
+            "such repository or revision; accept its terms on its page and set HF_TOKEN to a token "
+            "that may read it, or correct the name"
+        )
     return HarnessError(
         f"the model {home.source} cannot be loaded: {_first_line(problem)}; "
         "name a folder or a hub id that holds a chat model as safetensors"
     )
+
+
+def _is_refused(problem: object) -> bool:
+    """Whether the hub keeps a repository back: gated, private, or not there at all."""
+    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+
+    seen = problem if isinstance(problem, BaseException) else None
+    while seen is not None:
+        if isinstance(seen, RepositoryNotFoundError | RevisionNotFoundError):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
 
 
 def _damaged(adapter: Path, problem: object) -> EvidenceError:

@@ -53,6 +53,7 @@ def as_results(run: Run) -> dict[str, Any]:
         "slices": [_slice(one) for one in summary.sliced(run.slices)],
         "ranking": [asdict(one) | {"ahead_of": list(one.ahead_of)} for one in run.ranking],
         "cases": [_case(case, models) for case in sorted(run.cases, key=_case_key)],
+        "alarms": list(run.alarms),
         "errors": list(run.errors),
         "environment": _plain(run.environment),
     }

@@ -23,6 +23,7 @@ def lines(run: Run, width: int, report: Path | None = None) -> list[str]:
     width = max(width, _NARROWEST)
     made = _wrapped([f"{run.decision.value.upper()}: {summary.headline(run)}"], width)
     made += _wrapped(_why(run), width, "  ")
+    made += _wrapped([f"ALARM: {alarm}" for alarm in run.alarms], width)
     for arm in summary.judged(run):
         made += _gates(run, arm.name, width)
         made += _wrapped(_about(run, arm.name), width, "  ")

@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from harness.calls import prompt, request_key
 from harness.models import Models
 from harness.records import HarnessError, Message, ModelSpec, Reply, Request, Sampling
-from harness.replies import BATCH_ROWS, Progress, Replies, batches, prompt, request_key
+from harness.replies import BATCH_ROWS, Progress, Replies, batches
 from harness.store import Store
 
 SPEC = ModelSpec(name="base", provider="python", target="json:dumps")

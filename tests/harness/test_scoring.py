@@ -76,7 +76,7 @@ def test_every_check_records_its_metrics_under_the_suite(desk):
 
 
 @pytest.mark.parametrize(
-    "reply", ["", "\0\x1b[31m", "{" * 50_000, "[" * 50_000, "9" * 9999, "\ud800", "NaN", "```json"]
+    "reply", ["\0\x1b[31m", "{" * 50_000, "[" * 50_000, "9" * 9999, "\ud800", "NaN", "```json"]
 )
 def test_a_bad_reply_scores_nothing_and_raises_nothing(desk, reply):
     bad = desk(reply)
@@ -84,6 +84,45 @@ def test_a_bad_reply_scores_nothing_and_raises_nothing(desk, reply):
     assert list(bad.values) == METRICS
     assert bad.values == {**dict.fromkeys(METRICS, 0.0), "tickets.brevity": 0.5}
     assert all(score.explanation.isprintable() for score in bad.scores)
+
+
+@pytest.mark.parametrize(
+    ("reply", "reason"),
+    [
+        (Reply(""), "the reply is empty"),
+        (Reply(" \n"), "the reply is empty"),
+        (Reply("", finish_reason="length"), "the reply is empty"),
+        (Reply(EXPECTED, finish_reason="content_filter"), "the model refused to answer"),
+    ],
+)
+def test_a_model_that_fails_scores_the_worst_of_every_check(desk, reply, reason):
+    bad = desk(reply)
+    everything(bad.score)
+    bad.score.record("words", 0, higher_is_better=False, high=50, unit="words")
+    bad.score.record("length", 0, higher_is_better=False, high=None)
+    assert bad.values == {
+        **dict.fromkeys(METRICS, 0.0),
+        "tickets.words": 50,
+        "tickets.length": None,
+    }
+    assert {score.explanation for score in bad.scores if score.value is not None} == {reason}
+    assert bad.scores[-1].unscored == f"{reason}, and the metric's range has no worst"
+    assert not any(score.passed for score in bad.scores)
+    [labels] = [score.labels for score in bad.scores if score.labels]
+    assert labels == ("defect", "(invalid)")
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        Reply(EXPECTED, finish_reason="length"),
+        Reply(EXPECTED, tool_calls=({"function": {}},)),
+    ],
+)
+def test_a_truncated_reply_is_scored_as_it_stands(desk, reply):
+    cut = desk(reply)
+    cut.score.fields()
+    assert cut.values["tickets.field_accuracy"] == 1
 
 
 def test_a_reply_with_an_error_is_unscored_with_the_reason(desk):

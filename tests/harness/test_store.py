@@ -1,15 +1,17 @@
 from __future__ import annotations
 
+import re
 import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from harness.records import (
@@ -22,7 +24,7 @@ from harness.records import (
     Reply,
     Role,
 )
-from harness.store import SCHEMA_VERSION, Store, network_file_system
+from harness.store import SCHEMA_VERSION, Store, StoredCall, network_file_system
 
 REPLY = Reply(
     text="naïve \x00 \ud800 \x1b[31m 😀",
@@ -191,30 +193,134 @@ def test_a_damaged_row_is_dropped_and_the_others_stay(
     other.close()
 
 
-def test_a_file_that_is_no_database_is_named(path: Path) -> None:
+def aside(path: Path) -> Path:
+    [found] = path.parent.glob("store.sqlite.damaged-*[0-9]")
+    return found
+
+
+def test_a_file_that_is_no_database_is_kept_aside_and_told(
+    path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     path.parent.mkdir()
-    path.write_bytes(b"not a database at all, " * 100)
-    with pytest.raises(EvidenceError, match=r"store\.sqlite: the store is damaged: .*delete it"):
-        Store(path)
-
-
-def test_a_damaged_page_is_named(path: Path) -> None:
+    content = b"not a database at all, " * 100
+    path.write_bytes(content)
     store = Store(path)
-    store.put_replies({str(number): Reply(text="x" * 500) for number in range(300)})
+    assert re.search(r"the store was damaged; 0 replies and 0 runs could be read", store.rescued)
+    assert aside(path).name in store.rescued
+    assert aside(path).read_bytes() == content
+    assert "the store was damaged" in capfd.readouterr().err
+    store.put_replies({"a": REPLY})
+    assert store.replies(["a"]) == {"a": REPLY}
     store.close()
+    again = Store(path)
+    assert (again.rescued, again.replies(["a"])) == ("", {"a": REPLY})
+    again.close()
+
+
+def filled(path: Path, count: int = 2000) -> dict[str, Reply]:
+    """A store whose replies fill many pages, with a run."""
+    given = {f"{number:064}": Reply(text=f"{number} " * 100) for number in range(count)}
+    store = Store(path)
+    store.add_run(results("one"), (), {"base": [Recorded("c1", "d" * 64, REPLY, "demo")]})
+    store.put_replies(given, "openai:x")
+    store.close()
+    return given
+
+
+@settings(max_examples=15, deadline=None, phases=[Phase.generate])
+@given(st.integers(1, 200), st.integers(1, 20), st.sampled_from([b"\0", b"\x55"]))
+def test_replies_on_other_pages_than_the_damage_are_kept(
+    tmp_path_factory: pytest.TempPathFactory, first: int, count: int, byte: bytes
+) -> None:
+    path = tmp_path_factory.mktemp("torn") / "store.sqlite"
+    given = filled(path, 600)
+    data = bytearray(path.read_bytes())
+    first %= len(data) // 4096
+    end = min(len(data), (first + count) * 4096)
+    data[max(first, 1) * 4096 : end] = byte * (end - max(first, 1) * 4096)
+    path.write_bytes(data)
+    store = Store(path)
+    found = store.replies(given)
+    assert found.items() <= given.items()
+    assert len(found) == len(given) or "the store was damaged" in store.rescued
+    store.put_replies(given)
+    assert store.replies(given) == given
+    store.close()
+
+
+def test_a_damaged_leaf_costs_only_what_was_on_it(path: Path) -> None:
+    given = filled(path)
+    data = bytearray(path.read_bytes())
+    middle = data.index(f"{1000} 1000 1000".encode()) // 4096 * 4096
+    data[middle : middle + 4096] = b"\x55" * 4096
+    path.write_bytes(data)
+    store = Store(path)
+    found = store.replies(given)
+    assert 1950 < len(found) < 2000
+    assert found.items() <= given.items()
+    assert f"{len(found):,} replies and 1 runs could be read" in store.rescued
+    assert store.run_replies("one", "base") == (Recorded("c1", "d" * 64, REPLY, "demo"),)
+    store.close()
+
+
+def test_a_store_cut_in_half_keeps_what_is_left(path: Path) -> None:
+    given = filled(path)
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    store = Store(path)
+    found = store.replies(given)
+    assert found.items() <= given.items()
+    assert "the store was damaged" in store.rescued
+    store.close()
+
+
+def test_a_store_that_another_process_rescued_is_used_on(path: Path) -> None:
+    given = filled(path)
+    one, other = Store(path), Store(path)
     data = bytearray(path.read_bytes())
     data[4096:] = b"\x55" * (len(data) - 4096)
-    path.write_bytes(data)
-    with pytest.raises(EvidenceError, match="move it away, or delete it to start afresh"):
-        Store(path).replies(map(str, range(300)))
+    with path.open("r+b") as file:
+        file.write(data)
+    one.replies(given)
+    one.put_replies({"new": REPLY})
+    assert other.replies(["new"]) == {"new": REPLY}
+    assert (bool(one.rescued), other.rescued) == (True, "")
+    one.close()
+    other.close()
 
 
-def test_a_store_that_lost_its_tables_is_damaged(path: Path, store: Store) -> None:
+def test_a_store_that_lost_its_tables_is_rebuilt(path: Path, store: Store) -> None:
+    store.put_replies({"a": REPLY})
+    store.add_run(results("one"))
     other = sqlite3.connect(path)
     other.execute("DROP TABLE replies")
     other.close()
-    with pytest.raises(EvidenceError, match="no such table"):
-        store.replies(["a"])
+    assert store.replies(["a"]) == {}
+    assert store.run_ids() == ["one"]
+    assert "0 replies and 1 runs could be read" in store.rescued
+
+
+def test_calls_are_kept_beside_their_replies(store: Store) -> None:
+    call = StoredCall("demo:c1", {"trial": "0", "message 1": "x"})
+    store.put_replies({"a": REPLY, "b": REPLY}, "openai:x", {"a": call})
+    [bare, kept] = sorted(store.calls(), key=lambda one: one.label)
+    assert (kept.label, kept.fields, kept.model) == (call.label, call.fields, "openai:x")
+    assert (bare.label, bare.fields) == ("", {})
+    assert [one.label for one in store.calls("demo:c1")] == ["demo:c1"]
+
+
+def test_the_stock_is_counted_by_model_and_pruned_by_model_and_age(store: Store) -> None:
+    store.put_replies({"a": REPLY, "b": REPLY}, "openai:x")
+    store.put_replies({"c": REPLY}, "openai:y")
+    store.add_run(results("one"))
+    assert [(one.model, one.replies) for one in store.stock()] == [("openai:x", 2), ("openai:y", 1)]
+    assert all(one.oldest <= one.newest and one.size_bytes > 100 for one in store.stock())
+    past = datetime.now(UTC) - timedelta(days=1)
+    assert store.prune(before=past) == 0
+    assert store.prune(before=past + timedelta(days=2), model="openai:y") == 1
+    assert store.prune(model="openai:x") == 2
+    assert store.stock() == []
+    assert store.run_ids() == ["one"]
 
 
 def test_another_version_is_refused(path: Path, store: Store) -> None:
@@ -222,7 +328,7 @@ def test_another_version_is_refused(path: Path, store: Store) -> None:
     with sqlite3.connect(path) as other:
         other.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
     other.close()
-    with pytest.raises(HarnessError, match=r"version 3 and this program reads version 2; "):
+    with pytest.raises(HarnessError, match=r"version 4 and this program reads version 3; "):
         Store(path)
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import pkgutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -11,9 +12,10 @@ from typing import Any
 
 import pytest
 
+from harness.calls import request_key
 from harness.models import Models, decode, weights
 from harness.records import EvidenceError, HarnessError, ModelSpec, Reply, Request, Sampling
-from harness.replies import Replies, batches, request_key
+from harness.replies import Replies, batches
 from harness.store import Store
 
 TEXTS = [
@@ -253,8 +255,15 @@ def test_a_lost_adapter_is_named_when_it_is_planned(tiny_base: Path, tmp_path: P
         Models().identity(spec_of(tiny_base, adapter=tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("RuntimeError", "DefaultCPUAllocator: can't allocate memory: you tried to ..."),
+        ("torch.cuda.OutOfMemoryError", "CUDA out of memory. Tried to allocate 2.00 GiB."),
+    ],
+)
 def test_memory_that_is_too_small_halves_the_batch(
-    tiny_base: Path, models: Models, monkeypatch: pytest.MonkeyPatch
+    tiny_base: Path, models: Models, monkeypatch: pytest.MonkeyPatch, kind: str, message: str
 ) -> None:
     requests = requests_of(spec_of(tiny_base), models)
     expected = texts_of(requests, answers(models, requests))
@@ -263,12 +272,33 @@ def test_memory_that_is_too_small_halves_the_batch(
     def cramped(model: Any, rows: Any, *rest: Any) -> Any:
         sizes.append(len(rows))
         if len(rows) > 2:
-            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to ...")
+            raise pkgutil.resolve_name(kind if "." in kind else f"builtins.{kind}")(message)
         return generate(model, rows, *rest)
 
     monkeypatch.setattr(decode, "generate", cramped)
     assert texts_of(requests, answers(models, requests)) == expected
     assert sizes == [6, 3, 1, 2, 3, 1, 2]
+
+
+def test_a_repository_that_the_hub_keeps_back_asks_for_a_token(
+    models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import httpx2
+    import transformers
+    from huggingface_hub.errors import GatedRepoError
+
+    def gated(*_: Any, **__: Any) -> Any:
+        answer = httpx2.Response(403, request=httpx2.Request("GET", "https://huggingface.co/x"))
+        try:
+            raise GatedRepoError("403 Client Error", response=answer)
+        except GatedRepoError as problem:
+            raise OSError("You are trying to access a gated repo.\nMake sure ...") from problem
+
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", gated)
+    spec = ModelSpec("base", "local", "acme/secret", revision="v2")
+    with pytest.raises(HarnessError, match=r"acme/secret .* set HF_TOKEN to a token") as caught:
+        answers(models, requests_of(spec, models, ["hi"]))
+    assert "\n" not in str(caught.value)
 
 
 def test_a_row_that_fits_into_no_memory_is_an_error(

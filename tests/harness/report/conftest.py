@@ -207,7 +207,7 @@ def run() -> Run:
         verdicts=verdicts,
         usage={
             "tickets": Usage(390, 0, 131.2, 41.8, 0.0124, 0.0211),
-            "base": Usage(390, 390, 498.6, 52.1, 0.0451, 0.0613, 0.0),
+            "base": Usage(390, 390, 498.6, 52.1, 0.0451, 0.0613, 0.0, 320.4, 402, 3, 0, 7),
         },
         training=(
             Candidate(

@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from harness.calls import (
+    first_difference,
+    history_of,
+    nearest,
+    outline_of,
+    request_of,
+)
+from harness.models import Models
+from harness.records import Case, HarnessError, ModelSpec, Request, Sampling
+from harness.store import StoredCall
+
+SPEC = ModelSpec("base", "openai", "x", options={"base_url": "http://127.0.0.1:9/v1"})
+USER = {"role": "user", "content": "hi"}
+TOOL = {"type": "function", "function": {"name": "f"}}
+LONG = "word " * 500
+
+
+class Known(Models):
+    """Models whose identity is all that a provider could make of them."""
+
+    def identity(self, spec: ModelSpec) -> dict[str, Any]:
+        table = dict(spec.options)
+        return {"model": spec.target, "adapter": str(spec.adapter), **table}
+
+
+def plan(spec: ModelSpec = SPEC, text: str = "hi", trial: int = 0, **case: Any) -> Request:
+    made = Case("demo", "c1", ({"role": "user", "content": text},), **case)
+    return request_of(Known(), spec, made.messages, trial, "demo:c1", made)
+
+
+DECISIVE: list[Request] = [
+    plan(),
+    plan(replace(SPEC, provider="local")),
+    plan(replace(SPEC, target="y")),
+    plan(replace(SPEC, options={"base_url": "http://127.0.0.1:10/v1"})),
+    plan(replace(SPEC, options={**SPEC.options, "response_format": {"type": "json_object"}})),
+    plan(replace(SPEC, sampling=Sampling(temperature=0.5))),
+    plan(replace(SPEC, sampling=Sampling(max_tokens=5))),
+    plan(replace(SPEC, sampling=Sampling(seed=1))),
+    plan(replace(SPEC, adapter=Path("a"))),
+    plan(replace(SPEC, system="be brief")),
+    plan(replace(SPEC, template="Q: {{ text }}")),
+    plan(replace(SPEC, few_shot=(USER,))),
+    plan(text="hello"),
+    plan(trial=1),
+    plan(tools=(TOOL,)),
+    plan(tools=(TOOL, TOOL)),
+]
+
+
+def test_every_field_of_a_call_changes_its_key() -> None:
+    assert len({request.key for request in DECISIVE}) == len(DECISIVE)
+
+
+def test_no_field_of_the_sampling_is_forgotten() -> None:
+    told = outline_of(Known(), plan())
+    assert {f"sampling.{one.name}" for one in fields(Sampling)} <= told.keys()
+
+
+def test_what_does_not_decide_a_reply_is_no_part_of_the_key(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With the provider of services as it is."""
+    models = Models()
+    one = request_of(models, SPEC, [USER])
+    for options in ({"api_key_env": "OTHER"}, {"headers": {"X-Key": "s3cret"}}):
+        spec = replace(SPEC, name="other", options={**SPEC.options, **options})
+        other = request_of(models, spec, [USER], label="x:y", case=None)
+        assert other.key == one.key
+        assert "s3cret" not in str(outline_of(models, other))
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-other")
+    assert request_of(Models(), SPEC, [USER]).key == one.key
+    tagged = plan(tags=("a",), expected="b", cluster="c", source="d:1")
+    assert tagged.key == plan().key
+
+
+texts = st.text(st.characters(exclude_categories=("Cs",)), max_size=90)
+specs = st.builds(
+    ModelSpec,
+    name=texts,
+    provider=st.just("openai"),
+    target=st.sampled_from("xy"),
+    sampling=st.builds(Sampling, seed=st.integers(0, 1)),
+    options=st.dictionaries(st.sampled_from(["top_p", "response_format"]), texts, max_size=2),
+)
+tools = st.lists(st.just(TOOL), max_size=1).map(tuple)
+requests = st.builds(plan, specs, texts, st.integers(0, 1), tools=tools)
+
+
+@settings(deadline=None)
+@given(requests, requests)
+def test_calls_have_one_key_exactly_if_no_field_differs(one: Request, other: Request) -> None:
+    difference = first_difference(outline_of(Known(), one), outline_of(Known(), other))
+    assert (one.key == other.key) == (difference == "")
+
+
+@pytest.mark.parametrize("other", DECISIVE[1:])
+def test_a_miss_is_explained_by_the_first_field_that_differs(other: Request) -> None:
+    known = StoredCall("demo:c1", outline_of(Known(), plan()), created="2026")
+    assert nearest(outline_of(Known(), other), "demo:c1", [known]) == known
+    assert first_difference(outline_of(Known(), other), known.fields)
+
+
+def test_long_texts_are_kept_as_digests() -> None:
+    told = outline_of(Known(), plan(replace(SPEC, system=LONG), LONG))
+    assert len(str(told)) < 800
+    assert told["message 1"].startswith("sha256:")
+
+
+def stored(text: str, label: str, created: str, **spec: Any) -> StoredCall:
+    return StoredCall(
+        label, outline_of(Known(), plan(replace(SPEC, **spec), text)), "openai:x", created
+    )
+
+
+def test_of_equally_near_calls_the_one_of_the_same_case_explains_best() -> None:
+    mine, others = stored("hi", "demo:c1", "1"), stored("ho", "demo:c2", "2")
+    asked = outline_of(Known(), plan(text="hi!"))
+    assert nearest(asked, "demo:c1", [others, mine]) == mine
+    assert nearest(asked, "demo:c2", [others, mine]) == others
+    assert nearest(asked, "demo:c1", []) is None
+
+
+def test_the_calls_of_a_case_are_listed_with_why_they_were_asked() -> None:
+    first = stored("hi", "demo:c1", "2026-11-01T00:00:00")
+    edited = stored("hi!", "demo:c1", "2026-11-02T00:00:00")
+    longer = stored("hi!", "demo:c1", "2026-11-03T00:00:00", sampling=Sampling(max_tokens=9))
+    lines = history_of("demo:c1", [edited, longer, first])
+    assert [line[:10] for line in lines] == ["2026-11-03", "2026-11-02", "2026-11-01"]
+    assert "sampling.max_tokens is 9 and was 256" in lines[0]
+    assert 'message 1 is {"content":"hi!","role":"user"} and was {"content":"hi",' in lines[1]
+    assert lines[2].endswith("the first of all")
+
+
+def test_a_case_without_any_reply_is_told() -> None:
+    with pytest.raises(HarnessError, match="no reply is stored for 'demo:c9'; write SUITE:CASE"):
+        history_of("demo:c9", [])

@@ -1,0 +1,71 @@
+"""The user's own plugins beside ours: the suite decides the same, and exit 6 survives."""
+
+from __future__ import annotations
+
+import pytest
+
+NEIGHBOURS = {
+    "pytest_asyncio": ["-p", "pytest_asyncio.plugin", "-o", "asyncio_mode=auto"],
+    "pytest_cov": ["-p", "pytest_cov.plugin", "--cov=evals", "--cov-report="],
+    "xdist": ["-n", "2"],
+    "pytest_rerunfailures": ["-p", "pytest_rerunfailures", "--reruns=2"],
+    "pytest_randomly": ["-p", "pytest_randomly"],
+}
+TOGETHER = ("pytest_asyncio", "pytest_cov", "xdist", "pytest_randomly")
+SUITE = """
+import pytest
+
+pytestmark = pytest.mark.cases("data/demo.jsonl")
+
+
+def test_exact(score):
+    score.exact()
+
+
+def test_says_something(reply):
+    assert reply.text
+"""
+
+
+@pytest.fixture(params=[*NEIGHBOURS, "together"])
+def neighbours(request):
+    """The options that load a plugin, or several."""
+    names = TOGETHER if request.param == "together" else (request.param,)
+    for name in names:
+        pytest.importorskip(name)
+    return [option for name in names for option in NEIGHBOURS[name]]
+
+
+def _decided(run):
+    metrics = run.results["metrics"]
+    return [(m["metric"], m["candidate"], m["verdict"], m["losses"], m["wins"]) for m in metrics]
+
+
+def test_a_failed_gate_stays_a_failed_gate(project, neighbours):
+    project.write("evals/test_demo.py", SUITE)
+    project.settings(base="half", cand="wrong", better="right")
+    alone = project.run()
+    beside = project.run(*neighbours)
+    assert alone.status == beside.status == 1
+    assert _decided(beside) == _decided(alone)
+
+
+def test_an_undecidable_run_stays_undecidable(project, neighbours):
+    project.write("evals/test_demo.py", SUITE)
+    project.settings(base="half", cand="unreachable_at_3")
+    run = project.run(*neighbours)
+    assert run.status == 6
+    assert run.results["verdict"] == "undecidable"
+
+
+def test_async_unit_tests_run_beside_the_suites(project):
+    pytest.importorskip("pytest_asyncio")
+    project.write("evals/test_demo.py", SUITE)
+    project.write(
+        "evals/test_own.py",
+        "import asyncio\n\n\nasync def test_it():\n    await asyncio.sleep(0)\n",
+    )
+    project.settings(base="half", cand="right")
+    run = project.run(*NEIGHBOURS["pytest_asyncio"])
+    assert run.status == 0
+    assert run.counts["passed"] >= 1
