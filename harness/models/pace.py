@@ -15,8 +15,8 @@ class Pace:
 
     The window begins modestly and doubles with every clean round (as many answers as the window
     is wide). The first refusal for coming too fast ends that: from then on a clean round adds one
-    and a refusal takes a fifth, each at most once per cool-down. A server's own failure makes a round
-    unclean and never cuts. Nothing is sent while a pause that the server asked for lasts.
+    and a refusal takes a fifth, each at most once per cool-down. A server's own failure makes a
+    round unclean and never cuts. Nothing is sent while a pause that the server asked for lasts.
     """
 
     def __init__(self, limit: int) -> None:

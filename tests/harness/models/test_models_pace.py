@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ class Bucket:
     burst_s: float = 1.0
     latency_s: float = 0.1
     failing: float = 0.0
-    tokens: float = 1.0
+    tokens: float = math.inf
     filled: float = 0.0
 
     def admits(self, now: float) -> float:
