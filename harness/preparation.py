@@ -183,6 +183,7 @@ class Preparation:
         self._arms = {planned.arm.name: planned.arm for planned in plan.arms}
         self._shots: dict[str, int] = {}
         self._known: dict[str, Reply] = {}
+        self._planned: dict[tuple[str, str, str, int], Request] = {}
         self._asked: list[Request] = []
         self._candidates: dict[str, Candidate] = {}
         self._failed: dict[str, str] = {}
@@ -293,7 +294,11 @@ class Preparation:
         return self._replies.plan(spec, case.messages, label=f"{suite.name}:{case.id}")
 
     def _case_request(self, arm: Arm, suite: Suite, case: Case, trial: int) -> Request:
-        return self._request(arm, suite, case.messages, case.id, trial, case)
+        """Return the request of an item: planned once, looked up by every test of the suite."""
+        item = (arm.name, suite.name, case.id, trial)
+        if item not in self._planned:
+            self._planned[item] = self._request(arm, suite, case.messages, case.id, trial, case)
+        return self._planned[item]
 
     def _request(
         self,

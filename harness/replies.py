@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
@@ -17,6 +17,7 @@ from harness.records import (
     Reply,
     Request,
     Usage,
+    as_table,
     canonical_json,
     digest_of,
 )
@@ -87,7 +88,7 @@ def request_key(
             "provider": spec.provider,
             "identity": dict(identity),
             "messages": [dict(message) for message in messages],
-            "sampling": asdict(spec.sampling),
+            "sampling": as_table(spec.sampling),
             "trial": trial,
         }
     )

@@ -11,7 +11,7 @@ import re
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
@@ -19,7 +19,15 @@ from typing import Any
 
 from filelock import FileLock
 
-from harness.records import Arm, EvidenceError, HarnessError, Recorded, RecordedScore, Reply
+from harness.records import (
+    Arm,
+    EvidenceError,
+    HarnessError,
+    Recorded,
+    RecordedScore,
+    Reply,
+    as_table,
+)
 
 SCHEMA_VERSION = 2
 BUSY_SECONDS = 30.0
@@ -294,13 +302,13 @@ def _arms_text(arms: Sequence[Arm]) -> str:
 
 
 def _reply_row(run: str, model: str, one: Recorded) -> tuple[str | int, ...]:
-    scores = _json({metric: asdict(score) for metric, score in one.scores.items()})
+    scores = _json({metric: as_table(score) for metric, score in one.scores.items()})
     key = (run, model, one.suite, one.id, one.trial)
     return (*key, one.digest, _encoded(one.reply), scores)
 
 
 def _encoded(reply: Reply) -> str:
-    return json.dumps(asdict(reply), allow_nan=False)
+    return json.dumps(as_table(reply), allow_nan=False)
 
 
 def _decoded(value: object) -> Reply | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from queue import SimpleQueue
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
 ERROR_CHARACTERS = 500
+GROUPED_S = 0.02
 
 _Answers = SimpleQueue[tuple[str, Reply] | None]
 
@@ -55,7 +57,7 @@ class Provider:
         wave.add_done_callback(lambda _: answers.put(None))
         try:
             while waiting:
-                arrived = _arrived(answers)
+                arrived = _arrived(answers, waiting)
                 if not arrived:
                     wave.result()
                     raise RuntimeError("calls got lost on their way")
@@ -110,11 +112,16 @@ def _run_loop(loop: asyncio.AbstractEventLoop) -> None:
         loop.close()
 
 
-def _arrived(answers: _Answers) -> dict[str, Reply]:
-    """Wait for an answer; return all that are there, none if no more will come."""
+def _arrived(answers: _Answers, waiting: int) -> dict[str, Reply]:
+    """Wait for an answer; return all that come with it, none if no more will come.
+
+    They are stored together: a transaction for each would hold up the thread that receives.
+    """
     found: dict[str, Reply] = {}
     while not (found and answers.empty()):
         one = answers.get()
+        if not found and waiting > 1:
+            time.sleep(GROUPED_S)
         if one is None:
             answers.put(None)
             return found
