@@ -272,8 +272,8 @@ def _with_secrets(spec: ModelSpec, settings: Settings) -> ModelSpec:
     """Add the headers and the URL of today's table of the same model: they are never stored."""
     for table in settings.models.values():
         today: dict[str, Any] = table.model_extra or {}
-        same_place = public_options(today).get("base_url") == spec.options.get("base_url")
-        if table.model == spec.spec and same_place:
+        place = public_options(today).get("base_url", spec.options.get("base_url"))
+        if table.model == spec.spec and place == spec.options.get("base_url"):
             known = {key: today[key] for key in ("headers", "base_url") if key in today}
             return replace(spec, options={**spec.options} | known)
     return spec
