@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from harness.records import (
@@ -12,6 +11,7 @@ from harness.records import (
     Message,
     ModelSpec,
     Request,
+    as_table,
     canonical_json,
     digest_of,
 )
@@ -130,7 +130,7 @@ def call_of(
         "schema": SCHEMA_VERSION,
         "provider": spec.provider,
         "identity": dict(identity),
-        "sampling": asdict(spec.sampling),
+        "sampling": as_table(spec.sampling),
         "trial": trial,
         "tools": [dict(tool) for tool in tools],
         "messages": [dict(message) for message in messages],

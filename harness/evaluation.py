@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
-from harness.records import Case, HarnessError, Message, Reply, Score
+from harness.records import Case, HarnessError, Message, Reply, Score, as_table
 from harness.scoring import first_line
 from harness.suites import Suite
 
@@ -105,7 +105,8 @@ class ItemResult:
 
     def to_json(self) -> str:
         """Return the result as ASCII JSON, which survives every transport."""
-        return json.dumps(asdict(self))
+        scores = [as_table(score) for score in self.scores]
+        return json.dumps({**as_table(self), "reply": as_table(self.reply), "scores": scores})
 
     @staticmethod
     def from_json(text: str) -> ItemResult:

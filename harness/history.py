@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from harness.arms import PlannedArm
 from harness.config import Settings
 from harness.evaluation import ItemResult
+from harness.models.secrecy import public_options
 from harness.records import (
     Arm,
     Decision,
@@ -119,9 +120,10 @@ def replies_of(results: Sequence[ItemResult]) -> dict[str, list[Recorded]]:
     return by_model
 
 
-def without_headers(arm: Arm) -> Arm:
-    """Return `arm` as it may be stored: the headers of a service may hold secrets."""
-    options = {key: value for key, value in arm.spec.options.items() if key != "headers"}
+def without_secrets(arm: Arm) -> Arm:
+    """Return `arm` as it may be stored: the headers and the URL of a service may hold secrets."""
+    options = public_options(arm.spec.options)
+    options.pop("headers", None)
     return replace(arm, spec=replace(arm.spec, options=options))
 
 
@@ -256,7 +258,7 @@ def _champion(settings: Settings, home: Path) -> PlannedArm:
                 "`harness promote RUN CANDIDATE`"
             )
         arm = next(arm for arm in store.arms(promotion.run) if arm.name == promotion.model)
-    spec = _with_headers(_with_artefact(arm, promotion, home), settings)
+    spec = _with_secrets(_with_artefact(arm, promotion, home), settings)
     note = (
         f"{CHAMPION} is {promotion.model} of the run {promotion.run}, "
         f"promoted on {promotion.promoted[:10]}"
@@ -280,9 +282,12 @@ def _with_artefact(arm: Arm, promotion: Promotion, home: Path) -> ModelSpec:
     return replace(arm.spec, adapter=folder)
 
 
-def _with_headers(spec: ModelSpec, settings: Settings) -> ModelSpec:
-    """Add the headers of today's table of the same model: they are never stored."""
+def _with_secrets(spec: ModelSpec, settings: Settings) -> ModelSpec:
+    """Add the headers and the URL of today's table of the same model: they are never stored."""
     for table in settings.models.values():
-        if table.model == spec.spec and (headers := (table.model_extra or {}).get("headers")):
-            return replace(spec, options={**spec.options, "headers": headers})
+        today: dict[str, Any] = table.model_extra or {}
+        place = public_options(today).get("base_url", spec.options.get("base_url"))
+        if table.model == spec.spec and place == spec.options.get("base_url"):
+            known = {key: today[key] for key in ("headers", "base_url") if key in today}
+            return replace(spec, options={**spec.options} | known)
     return spec

@@ -67,6 +67,11 @@ def digest_of(value: object) -> str:
     return hashlib.sha256(canonical_json(value).encode("utf-8", "surrogatepass")).hexdigest()
 
 
+def as_table(record: Any) -> dict[str, Any]:
+    """Return the fields of a dataclass by name; unlike `asdict`, what they hold is not copied."""
+    return {name: getattr(record, name) for name in record.__dataclass_fields__}
+
+
 DEEPEST = 100
 """Levels of nesting that `strict_json` reads: more than any answer needs, less than recursion."""
 
@@ -214,7 +219,7 @@ class ModelSpec:
     sampling: Sampling = Sampling()
     adapter: Path | None = None
     revision: str | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict, repr=False)  # it may hold a secret
 
     @property
     def spec(self) -> str:

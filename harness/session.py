@@ -21,6 +21,7 @@ from harness.arms import PlannedArm, candidate_named, planned_arms, with_itself
 from harness.config import Settings, load
 from harness.evaluation import CaseItem, Evaluation, ItemResult, Talker, result_of
 from harness.evidence import assertion_metric
+from harness.models.secrecy import public_options
 from harness.preparation import Plan, Preparation, Prepared
 from harness.records import (
     Decision,
@@ -416,7 +417,7 @@ class Session:
             store = Store(self.root / self.settings.store / "store.sqlite")
             store.add_run(
                 as_results(run),
-                [history.without_headers(arm) for arm in run.arms],
+                [history.without_secrets(arm) for arm in run.arms],
                 history.replies_of(self.results),
             )
             store.close()
@@ -441,7 +442,7 @@ class Session:
             "python": platform.python_version(),
             "platform": f"{platform.system()} {platform.machine()}",
             "packages": _versions("pytest", "pytest-finetune", "torch", "transformers", "peft"),
-            "settings": _without_headers(self.settings.model_dump(mode="json", exclude_none=True)),
+            "settings": _without_secrets(self.settings.model_dump(mode="json", exclude_none=True)),
             "seeds": {planned.arm.name: planned.arm.spec.sampling.seed for planned in self.arms},
         }
 
@@ -555,12 +556,10 @@ def _reason(report: pytest.TestReport) -> str:
     return first_line(crash.message if crash else str(report.longrepr)) or "it failed"
 
 
-def _without_headers(settings: dict[str, Any]) -> dict[str, Any]:
-    """Hide the values of HTTP headers, which may hold tokens."""
-    for model in settings["models"].values():
-        if isinstance(headers := model.get("headers"), dict):
-            model["headers"] = dict.fromkeys(headers, "(hidden)")
-    return settings
+def _without_secrets(settings: dict[str, Any]) -> dict[str, Any]:
+    """Hide what may hold keys: the values of HTTP headers, accounts in URLs."""
+    models = {name: public_options(model) for name, model in settings["models"].items()}
+    return {**settings, "models": models}
 
 
 def _versions(*names: str) -> dict[str, str]:

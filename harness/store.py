@@ -11,7 +11,7 @@ import re
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
@@ -20,7 +20,15 @@ from typing import Any, TypeVar
 from filelock import FileLock
 
 from harness import progress, salvage
-from harness.records import Arm, EvidenceError, HarnessError, Recorded, RecordedScore, Reply
+from harness.records import (
+    Arm,
+    EvidenceError,
+    HarnessError,
+    Recorded,
+    RecordedScore,
+    Reply,
+    as_table,
+)
 
 SCHEMA_VERSION = 3
 BUSY_SECONDS = 30.0
@@ -429,7 +437,7 @@ def _arms_text(arms: Sequence[Arm]) -> str:
 
 
 def _reply_row(run: str, model: str, one: Recorded) -> tuple[str | int, ...]:
-    scores = _json({metric: asdict(score) for metric, score in one.scores.items()})
+    scores = _json({metric: as_table(score) for metric, score in one.scores.items()})
     key = (run, model, one.suite, one.id, one.trial)
     return (*key, one.digest, _encoded(one.reply), scores)
 
@@ -446,7 +454,7 @@ def _fields(text: str) -> dict[str, str]:
 
 
 def _encoded(reply: Reply) -> str:
-    return json.dumps(asdict(reply), allow_nan=False)
+    return json.dumps(as_table(reply), allow_nan=False)
 
 
 def _decoded(value: object) -> Reply | None:

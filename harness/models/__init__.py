@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from importlib import import_module
+from pathlib import Path
 from typing import Any, Protocol
 
-from harness.records import HarnessError, ModelSpec, Reply, Request, canonical_json
+from harness.records import HarnessError, ModelSpec, Reply, Request
 
 _MODULES = {
     "bundled": "harness.models.local",
@@ -17,6 +17,10 @@ _MODULES = {
     "replay": "harness.models.replay",
 }
 """Provider -> the module with its `Provider`."""
+
+
+_Bare = tuple[str, str, Path | None, str | None, int]
+"""What tells models apart beside their prompts."""
 
 
 class Provider(Protocol):
@@ -56,7 +60,7 @@ class Models:
 
     def __init__(self) -> None:
         self._providers: dict[str, Provider] = {}
-        self._identities: dict[str, dict[str, Any]] = {}
+        self._identities: dict[_Bare, tuple[ModelSpec, dict[str, Any]]] = {}
 
     def identity(self, spec: ModelSpec) -> Mapping[str, Any]:
         """Return what, beside the prompt, decides the replies of `spec`; read once per model.
@@ -65,13 +69,13 @@ class Models:
             HarnessError: the provider, one of its options or the model is unknown.
 
         """
-        bare = replace(spec, name="", system=None, template=None, few_shot=())
-        known = canonical_json([bare.spec, str(bare.adapter), bare.revision, dict(bare.options)])
-        if known not in self._identities:
+        bare = (spec.provider, spec.target, spec.adapter, spec.revision, id(spec.options))
+        if bare not in self._identities:
             provider = self._provider(spec)
             _refuse_options(spec, provider.options)
-            self._identities[known] = provider.identity(spec)
-        return self._identities[known]
+            # The model is kept too: the id of its options must not become another's.
+            self._identities[bare] = spec, provider.identity(spec)
+        return self._identities[bare][1]
 
     def ask(self, batches: Iterable[Sequence[Request]]) -> Iterator[dict[str, Reply]]:
         """Yield replies by key as they come; all `batches` are of one provider.

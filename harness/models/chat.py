@@ -3,93 +3,106 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import re
+import logging
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from harness.records import HarnessError, ModelSpec, Reply, Request, canonical_json
+from harness.models import endpoint
+from harness.models.endpoint import Endpoint
+from harness.models.failures import CallFailed, Kind, failure_of
+from harness.models.lane import Lane, Tries
+from harness.models.secrecy import LOGGERS, LogMask, Mask
+from harness.records import ModelSpec, Reply, Request, canonical_json
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
-OPENAI_URL = "https://api.openai.com/v1"
-OPENAI_KEY = "OPENAI_API_KEY"
-CONCURRENCY = 64
-ATTEMPTS = 6
-WAIT_SECONDS = 30.0
-TIMEOUT_SECONDS = 120.0
 ERROR_CHARACTERS = 500
+GROUPED_S = 0.02
+
+_Answers = SimpleQueue[tuple[str, Reply] | None]
 
 
 class Provider:
-    """One event loop in one thread, one client per endpoint; see `harness.models.Provider`.
+    """One event loop in one thread, one client per account; see `harness.models.Provider`.
 
-    Options: `base_url`; `headers`, a table; `api_key_env`, the name of the environment variable
-    that holds the key. A key is read when it is needed and never shown.
+    Options, beside the fields of a request in `endpoint.BODY_OPTIONS`: `base_url`; `headers`, a
+    table; `api_key_env`, the name of the environment variable that holds the key; `api_version`
+    for Azure; `max_concurrency` and `timeout_s` (of one call, seconds), which decide no reply. A
+    key is read when it is needed and never shown.
     """
 
-    options = frozenset({"base_url", "headers", "api_key_env"})
+    options = endpoint.BODY_OPTIONS | endpoint.PLACE_OPTIONS | endpoint.WAY_OPTIONS
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._clients: dict[str, AsyncOpenAI] = {}
+        self._thread: threading.Thread | None = None
+        self._accounts: dict[Endpoint, _Account] = {}
 
     def identity(self, spec: ModelSpec) -> dict[str, Any]:
-        """Return the endpoint and the model's name there."""
-        return {"base_url": _base_url(spec), "model": spec.target}
+        """Return the endpoint, the model's name there, and what goes into every request."""
+        return endpoint.identity_of(spec)
 
     def ask(self, batches: Sequence[Sequence[Request]]) -> Iterator[dict[str, Reply]]:
         """Yield replies as they come, all that are there at once."""
-        requests = [request for batch in batches for request in batch]
-        calls = [_Call(request, self._client(request.model)) for request in requests]
-        answers: SimpleQueue[tuple[str, Reply]] = SimpleQueue()
-        wave = asyncio.run_coroutine_threadsafe(_ask_all(calls, answers), self._running_loop())
+        planned = self._by_account([request for batch in batches for request in batch])
+        waiting = sum(map(len, planned.values()))
+        answers: _Answers = SimpleQueue()
+        wave = asyncio.run_coroutine_threadsafe(_ask_all(planned, answers), self._running_loop())
+        # A wave that breaks must not leave anybody waiting for it.
+        wave.add_done_callback(lambda _: answers.put(None))
         try:
-            waiting = len(calls)
             while waiting:
-                arrived = [answers.get()]
-                while not answers.empty():
-                    arrived.append(answers.get())
+                arrived = _arrived(answers, waiting)
+                if not arrived:
+                    wave.result()
+                    raise RuntimeError("calls got lost on their way")
                 waiting -= len(arrived)
-                yield dict(arrived)
+                yield arrived
         finally:
             wave.cancel()
 
     def close(self) -> None:
         """Close the connections and end the thread."""
-        if self._loop is None:
+        if self._loop is None or self._thread is None:
             return
-        for client in self._clients.values():
-            asyncio.run_coroutine_threadsafe(client.close(), self._loop).result()
+        for account in self._accounts.values():
+            asyncio.run_coroutine_threadsafe(account.close(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._clients, self._loop = {}, None
+        self._thread.join()
+        self._accounts, self._loop, self._thread = {}, None, None
 
     def _running_loop(self) -> asyncio.AbstractEventLoop:
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
-            threading.Thread(
+            self._thread = threading.Thread(
                 target=_run_loop, args=(self._loop,), name="harness-chat", daemon=True
-            ).start()
+            )
+            self._thread.start()
         return self._loop
 
-    def _client(self, spec: ModelSpec) -> AsyncOpenAI:
-        from openai import AsyncOpenAI
+    def _by_account(self, requests: Sequence[Request]) -> dict[_Account, list[_Errand]]:
+        planned: dict[_Account, list[_Errand]] = {}
+        tables: dict[int, _Table] = {}  # one table serves thousands of requests
+        for request in requests:
+            spec = request.model
+            if (known := id(spec.options)) not in tables:
+                tables[known] = _Table(spec, self._account(spec))
+            table = tables[known]
+            planned.setdefault(table.account, []).append((request, table))
+        return planned
 
-        url, headers = _base_url(spec), _headers(spec)
-        known = canonical_json([url, headers, spec.options.get("api_key_env")])
-        if known not in self._clients:
-            self._clients[known] = AsyncOpenAI(
-                api_key=_api_key(spec),
-                base_url=url,
-                default_headers=headers,
-                max_retries=0,
-                timeout=TIMEOUT_SECONDS,
-            )
-        return self._clients[known]
+    def _account(self, spec: ModelSpec) -> _Account:
+        place, limit = endpoint.endpoint_of(spec), endpoint.concurrency_of(spec)
+        if place not in self._accounts:
+            self._accounts[place] = _Account(place, limit)
+        account = self._accounts[place]
+        account.lane.pace.limit = min(account.lane.pace.limit, limit)
+        return account
 
 
 def _run_loop(loop: asyncio.AbstractEventLoop) -> None:
@@ -99,140 +112,198 @@ def _run_loop(loop: asyncio.AbstractEventLoop) -> None:
         loop.close()
 
 
-def _base_url(spec: ModelSpec) -> str:
-    url = spec.options.get("base_url") or os.environ.get("OPENAI_BASE_URL") or OPENAI_URL
-    if not isinstance(url, str) or not re.match(r"https?://[^/]", url):
-        raise HarnessError(
-            f"the model {spec.name!r} ({spec.spec}) has the base_url {url!r}; "
-            "write one that begins with http:// or https://"
-        )
-    return url.rstrip("/")
+def _arrived(answers: _Answers, waiting: int) -> dict[str, Reply]:
+    """Wait for an answer; return all that come with it, none if no more will come.
+
+    They are stored together: a transaction for each would hold up the thread that receives.
+    """
+    found: dict[str, Reply] = {}
+    while not (found and answers.empty()):
+        one = answers.get()
+        if not found and waiting > 1:
+            time.sleep(GROUPED_S)
+        if one is None:
+            answers.put(None)
+            return found
+        found[one[0]] = one[1]
+    return found
 
 
-def _headers(spec: ModelSpec) -> dict[str, str]:
-    headers = spec.options.get("headers", {})
-    if not isinstance(headers, Mapping):
-        raise HarnessError(
-            f"the model {spec.name!r} ({spec.spec}) has headers that are no table of texts"
-        )
-    return {str(name): str(value) for name, value in headers.items()}
+class _Account:
+    """A service that is asked with one key: its client, its pace, and what hides the key."""
+
+    def __init__(self, place: Endpoint, limit: int) -> None:
+        self.place = place
+        self.client: AsyncOpenAI = place.client()
+        self.lane = Lane(limit)
+        self.mask = place.mask
+        self._filter = LogMask(self.mask)
+        for name in LOGGERS:
+            logging.getLogger(name).addFilter(self._filter)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        for name in LOGGERS:
+            logging.getLogger(name).removeFilter(self._filter)
+        await self.client.close()
 
 
-def _api_key(spec: ModelSpec) -> str:
-    variable = str(spec.options.get("api_key_env", OPENAI_KEY))
-    key = os.environ.get(variable, "").strip()
-    needs_one = "api_key_env" in spec.options or _base_url(spec) == OPENAI_URL
-    if not key and needs_one:
-        raise HarnessError(
-            f"the model {spec.name!r} ({spec.spec}) needs a key: set the environment variable "
-            f"{variable}, or name another one with api_key_env"
-        )
-    return key or "none"
+class _Table:
+    """A model's table, read: the account that it is asked with, and what every body holds."""
+
+    def __init__(self, spec: ModelSpec, account: _Account) -> None:
+        self.account = account
+        self.timeout_s = endpoint.timeout_of(spec)
+        self._fields = endpoint.body_options(spec)
+        # OpenAI's newer models refuse max_tokens; most compatible servers know nothing else.
+        newer = account.place.url == endpoint.OPENAI_URL or account.place.api_version
+        self._limit = "max_completion_tokens" if newer else "max_tokens"
+
+    def body(self, request: Request) -> dict[str, Any]:
+        """Return what is sent for `request`."""
+        sampling = request.model.sampling
+        body: dict[str, Any] = {
+            "model": request.model.target,
+            "messages": [dict(message) for message in request.messages],
+            "temperature": sampling.temperature,
+            "seed": sampling.seed + request.trial,
+            self._limit: sampling.max_tokens,
+        }
+        if self._fields.get("reasoning_effort", "none") != "none":
+            del body["temperature"]  # models that reason refuse one
+        if request.case and request.case.tools:
+            body["tools"] = [dict(tool) for tool in request.case.tools]
+        return {**body, **self._fields}
 
 
+_Errand = tuple[Request, _Table]
+
+
+async def _ask_all(planned: Mapping[_Account, Sequence[_Errand]], answers: _Answers) -> None:
+    async with asyncio.TaskGroup() as lanes:
+        for account, errands in planned.items():
+            lanes.create_task(_ask_account(account, errands, answers))
+
+
+async def _ask_account(account: _Account, errands: Sequence[_Errand], answers: _Answers) -> None:
+    """Send the requests in their order, each as soon as there is room for it."""
+    loop = asyncio.get_running_loop()
+    started = loop.time()
+    async with asyncio.TaskGroup() as calls:
+        for request, table in errands:
+            await account.lane.turn()
+            call = _Call(request, table, queue_s=loop.time() - started)
+            calls.create_task(call.answer(answers))
+
+
+@dataclass(eq=False, slots=True)
 class _Call:
-    """A request with the client that sends it."""
+    """A request on its way; it has its first turn already."""
 
-    def __init__(self, request: Request, client: AsyncOpenAI) -> None:
-        self.request = request
-        self._client = client
+    request: Request
+    table: _Table
+    queue_s: float
+    attempts: int = 0
 
-    async def send(self) -> Reply:
-        """Return the reply; whatever goes wrong is its `error`."""
+    async def answer(self, answers: _Answers) -> None:
+        """Put the reply into `answers`; whatever goes wrong is its `error`."""
         try:
-            return await self._persistently()
-        except Exception as problem:  # a server may answer anything at all
-            return Reply(error=self._scrubbed(_message(problem)))
+            reply = await self._persistently()
+        except CallFailed as problem:
+            reply = _reply_of(problem, self.table.account.mask)
+        reply = replace(reply, queue_s=self.queue_s, attempts=self.attempts)
+        answers.put((self.request.key, reply))
 
     async def _persistently(self) -> Reply:
-        from tenacity import (
-            AsyncRetrying,
-            retry_if_exception,
-            stop_after_attempt,
-            wait_random_exponential,
-        )
+        from tenacity import AsyncRetrying, retry_if_exception
 
-        retrying = AsyncRetrying(
-            retry=retry_if_exception(_passes),
-            stop=stop_after_attempt(ATTEMPTS),
-            wait=wait_random_exponential(multiplier=0.5, max=WAIT_SECONDS),
-            reraise=True,
-        )
-        return await retrying(self._once)
+        tries = Tries()
+        retry = retry_if_exception(tries.again)
+        return await AsyncRetrying(retry=retry, wait=tries.wait, reraise=True)(self._once)
 
     async def _once(self) -> Reply:
-        started = time.perf_counter()
-        completion = await self._client.chat.completions.create(**_body(self.request))
-        return _reply(completion, time.perf_counter() - started)
+        loop, lane = asyncio.get_running_loop(), self.table.account.lane
+        if self.attempts:
+            waiting = loop.time()
+            await lane.turn()
+            self.queue_s += loop.time() - waiting
+        self.attempts += 1
+        failure: CallFailed | None = CallFailed(Kind.TRANSIENT, "broken off")
+        started = loop.time()
+        try:
+            answer = await self._sent()
+            failure = None
+        except CallFailed as problem:
+            failure = problem
+            raise
+        finally:
+            lane.leave(failure)
+        return _reply(answer, loop.time() - started)
 
-    def _scrubbed(self, text: str) -> str:
-        secrets = [self._client.api_key, *_headers(self.request.model).values()]
-        for secret in sorted((s for s in secrets if len(s) >= 4), key=len, reverse=True):
-            text = text.replace(secret, "***")
-        return "".join(c if c.isprintable() else " " for c in text)[:ERROR_CHARACTERS]
+    async def _sent(self) -> object:
+        """Return the answer as JSON.
 
+        Raises:
+            CallFailed: there is none.
 
-async def _ask_all(calls: Sequence[_Call], answers: SimpleQueue[tuple[str, Reply]]) -> None:
-    free = asyncio.Semaphore(CONCURRENCY)
-
-    async def ask(call: _Call) -> None:
-        async with free:
-            answers.put((call.request.key, await call.send()))
-
-    await asyncio.gather(*map(ask, calls))
-
-
-def _body(request: Request) -> dict[str, Any]:
-    sampling = request.model.sampling
-    # OpenAI's newer models refuse max_tokens; most compatible servers know nothing else.
-    limit = "max_completion_tokens" if _base_url(request.model) == OPENAI_URL else "max_tokens"
-    return {
-        "model": request.model.target,
-        "messages": [dict(message) for message in request.messages],
-        "temperature": sampling.temperature,
-        "seed": sampling.seed + request.trial,
-        limit: sampling.max_tokens,
-    }
-
-
-def _passes(problem: BaseException) -> bool:
-    """Whether a second try may succeed."""
-    from openai import APIConnectionError, APIStatusError
-
-    if isinstance(problem, APIStatusError):
-        return problem.status_code in (408, 409, 429) or problem.status_code >= 500
-    return isinstance(problem, APIConnectionError)
+        """
+        client, timeout_s = self.table.account.client, self.table.timeout_s
+        try:
+            async with asyncio.timeout(timeout_s):
+                body = self.table.body(self.request)
+                return await client.post("/chat/completions", cast_to=object, body=body)
+        except Exception as problem:  # a server may answer anything at all
+            raise failure_of(problem, timeout_s) from None
 
 
-def _message(problem: Exception) -> str:
-    from openai import APIStatusError
-
-    if isinstance(problem, APIStatusError):
-        body = problem.body
-        said = body.get("message") if isinstance(body, dict) else None
-        return f"the server answered {problem.status_code}: {said or problem.message}"
-    return f"{type(problem).__name__}: {problem}"
+def _reply_of(problem: CallFailed, mask: Mask) -> Reply:
+    if problem.kind is Kind.CONTENT_FILTER:
+        return Reply(finish_reason="content_filter")
+    text = mask(str(problem))
+    return Reply(error="".join(c if c.isprintable() else " " for c in text)[:ERROR_CHARACTERS])
 
 
-def _reply(completion: Any, latency_s: float) -> Reply:
+def _reply(answer: Any, latency_s: float) -> Reply:
     try:
-        choice = completion.choices[0]
-        text, calls = choice.message.content or "", choice.message.tool_calls or ()
-        used, finish_reason = completion.usage, choice.finish_reason
-    except (AttributeError, IndexError, TypeError):
+        choice, used = answer["choices"][0], answer.get("usage")
+        message, finish_reason = choice["message"], choice.get("finish_reason")
+        text, refusal = message.get("content"), message.get("refusal")
+        calls = message.get("tool_calls") or ()
+    except (AttributeError, LookupError, TypeError):
         return Reply(error="the server's answer is no chat completion")
-    if not isinstance(text, str):
+    if not isinstance(text, str | None) or not _are_calls(calls):
         return Reply(error="the server's answer holds no text")
     return Reply(
-        text=text,
+        text=text or "",
         prompt_tokens=_count(used, "prompt_tokens"),
         completion_tokens=_count(used, "completion_tokens"),
+        cached_tokens=_count(_inner(used, "prompt_tokens_details"), "cached_tokens"),
         latency_s=latency_s,
-        finish_reason=finish_reason if isinstance(finish_reason, str) else None,
-        tool_calls=tuple(call.model_dump(mode="json") for call in calls),
+        finish_reason="content_filter" if refusal else _text(finish_reason),
+        served_model=_text(answer.get("model")),
+        tool_calls=tuple(calls),
     )
 
 
-def _count(usage: Any, name: str) -> int | None:
-    value = getattr(usage, name, None)
-    return value if isinstance(value, int) else None
+def _are_calls(calls: object) -> bool:
+    """Whether `calls` are objects that JSON can hold: parsers let NaN pass."""
+    if not calls:
+        return True
+    try:
+        canonical_json(calls)
+    except ValueError:
+        return False
+    return isinstance(calls, list) and all(isinstance(call, dict) for call in calls)
+
+
+def _inner(table: object, name: str) -> object:
+    return table.get(name) if isinstance(table, dict) else None
+
+
+def _count(table: object, name: str) -> int | None:
+    value = _inner(table, name)
+    return value if type(value) is int else None
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None

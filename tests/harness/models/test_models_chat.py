@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from harness.models import Models, chat
+from harness.models import Models, endpoint, lane
 from harness.records import HarnessError, ModelSpec, Reply, Sampling
 from harness.replies import Replies
 from harness.store import Store
@@ -94,7 +94,7 @@ def failure(message: str) -> dict[str, Any]:
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    monkeypatch.setattr(chat, "WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(lane, "LONGEST_WAIT_S", 0.01)
     server = Server()
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
@@ -162,11 +162,21 @@ def test_a_server_that_is_busy_is_asked_again(
     assert len(server.seen) == 6
 
 
-def test_a_server_that_stays_busy_becomes_an_error(server: Server, replies: Replies) -> None:
+def test_a_server_that_stays_busy_becomes_an_error(
+    server: Server, replies: Replies, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lane, "PATIENCE_S", 0.2)
     server.answer = lambda text, tries: (429, failure("slow down"))
     (reply,) = ask(replies, spec_of(server), "a")
     assert reply.error == "the server answered 429: slow down"
-    assert len(server.seen) == chat.ATTEMPTS
+    assert reply.attempts == len(server.seen) > 2
+
+
+def test_a_server_that_stays_broken_becomes_an_error(server: Server, replies: Replies) -> None:
+    server.answer = lambda text, tries: (500, failure("out of order"))
+    (reply,) = ask(replies, spec_of(server), "a")
+    assert reply.error == "the server answered 500: out of order"
+    assert reply.attempts == len(server.seen) == lane.TRIES
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404])
@@ -218,13 +228,11 @@ def test_an_answer_that_is_no_completion_is_an_error(
 
 def test_a_server_that_is_not_there_is_an_error(replies: Replies, server: Server) -> None:
     (reply,) = ask(replies, spec_of(server, base_url="http://127.0.0.1:9/v1"), "a")
-    assert reply.error == "APIConnectionError: Connection error."
+    assert reply.error == "the connection failed: All connection attempts failed"
 
 
-def test_many_calls_run_at_once_and_not_more_than_allowed(
-    server: Server, replies: Replies, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(chat, "CONCURRENCY", 8)
+def test_many_calls_run_at_once_and_not_more_than_allowed(server: Server, replies: Replies) -> None:
+    spec = spec_of(server, max_concurrency=8)
 
     def slow(text: str, tries: int) -> Answer:
         time.sleep(0.02)
@@ -232,11 +240,9 @@ def test_many_calls_run_at_once_and_not_more_than_allowed(
 
     server.answer = slow
     texts = [str(number) for number in range(100)]
-    assert [reply.text for reply in ask(replies, spec_of(server), *texts)] == [
-        f"re: {text}" for text in texts
-    ]
+    assert [reply.text for reply in ask(replies, spec, *texts)] == [f"re: {text}" for text in texts]
     assert 4 <= server.busiest <= 8
-    assert ask(replies, spec_of(server), "again")[0].text == "re: again"
+    assert ask(replies, spec, "again")[0].text == "re: again"
 
 
 def test_what_arrived_before_a_break_is_kept(server: Server, replies: Replies) -> None:
@@ -267,7 +273,7 @@ def test_a_missing_key_is_a_sentence(
 ) -> None:
     monkeypatch.delenv("OPENAI_API_KEY")
     with pytest.raises(HarnessError, match=r"'api' \(openai:m\) needs a key: .* OPENAI_API_KEY"):
-        ask(replies, spec_of(server, base_url=chat.OPENAI_URL), "a")
+        ask(replies, spec_of(server, base_url=endpoint.OPENAI_URL), "a")
     with pytest.raises(HarnessError, match="environment variable MY_KEY"):
         ask(replies, spec_of(server, api_key_env="MY_KEY"), "a")
     assert ask(replies, spec_of(server), "a")[0].text == "re: a"
@@ -279,9 +285,20 @@ def test_a_missing_key_is_a_sentence(
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"base_url": "localhost:8000"}, "base_url 'localhost:8000'"),
-        ({"base_url": 3}, "base_url 3"),
-        ({"api_key": KEY}, "no option 'api_key'; openai models take api_key_env, base_url"),
+        ({"base_url": "localhost:8000"}, "base_url that is no URL: 'localhost:8000'"),
+        ({"base_url": f"{KEY}@localhost:8000"}, "base_url that is no URL; write one"),
+        ({"base_url": "http://[::1"}, "base_url that is no URL"),
+        ({"base_url": "http://h:99999"}, "base_url that is no URL"),
+        ({"base_url": 3}, "base_url that is no URL: 3"),
+        ({"api_key": KEY}, "no option 'api_key'; openai models take api_key_env, api_version"),
+        ({"headers": ["X"]}, "wrong headers; write a table"),
+        ({"headers": {"X": "\n" + KEY}}, "wrong headers.'X'; use printable ASCII"),
+        ({"max_concurrency": 0}, "wrong max_concurrency; write a whole number from 1"),
+        ({"timeout_s": "long"}, "wrong timeout_s; write a number of seconds"),
+        ({"response_format": "json"}, "wrong response_format; write a table"),
+        ({"tools": {}}, "wrong tools; write a list"),
+        ({"extra_body": []}, "wrong extra_body; write a table"),
+        ({"api_version": 2024}, "wrong api_version; write a text"),
     ],
 )
 def test_wrong_options_are_named(options: dict[str, Any], sentence: str) -> None:
@@ -299,10 +316,31 @@ def test_the_endpoint_is_part_of_the_identity_and_headers_and_keys_are_not() -> 
     assert identity(base_url="http://h/v1/") == identity(base_url="http://h/v1")
 
 
-def test_newer_models_of_openai_get_the_limit_they_know() -> None:
-    replies = Replies(None)  # type: ignore[arg-type]
-    request = replies.plan(ModelSpec("api", "openai", "m"), [{"role": "user", "content": "x"}])
-    assert chat._body(request)["max_completion_tokens"] == 256
+def test_what_decides_a_reply_is_part_of_the_identity_and_the_way_there_is_not() -> None:
+    def identity(**options: Any) -> Any:
+        return Models().identity(ModelSpec("api", "openai", "m", options=options))
+
+    decisive: dict[str, Any] = {
+        "response_format": {"type": "json_object"},
+        "tools": [{"type": "function"}],
+        "tool_choice": "none",
+        "parallel_tool_calls": False,
+        "top_p": 0.5,
+        "stop": ["x"],
+        "reasoning_effort": "low",
+        "frequency_penalty": 1,
+        "presence_penalty": 1,
+        "logit_bias": {"5": 1},
+        "verbosity": "low",
+        "extra_body": {"top_k": 3},
+        "api_version": "2026-01-01",
+    }
+    assert decisive.keys() == endpoint.BODY_OPTIONS | {"api_version"}
+    for option, value in decisive.items():
+        assert identity(**{option: value}) != identity(), option
+    assert identity(max_concurrency=3, timeout_s=5) == identity()
+    url = "http://user:word@h/v1?key=abcd"
+    assert identity(base_url=url) == identity(base_url="http://h/v1")
 
 
 def test_closing_ends_the_thread(server: Server, replies: Replies) -> None:
