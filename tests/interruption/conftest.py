@@ -218,7 +218,10 @@ class Project:
 
     def all_results(self) -> list[dict[str, Any]]:
         """The results of every run that the store holds."""
-        return [json.loads(value) for _, _, value in self.table("runs")]
+        return [
+            {**json.loads(results), "cases": json.loads(cases)}
+            for _, _, results, cases, _ in self.table("runs")
+        ]
 
     def replies(self) -> dict[str, Row]:
         """Key -> stored reply, with the time that it came."""
