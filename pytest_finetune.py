@@ -287,6 +287,7 @@ class Results:
         """Take over the result that a report carries."""
         if result := getattr(report, "harness", None):
             _session(self.config).record(report, result)
+            del report.harness  # pytest keeps its reports
 
 
 def pytest_report_teststatus(
