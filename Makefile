@@ -19,6 +19,7 @@ check: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/gate.py
+	$(BIN)/python benchmarks/replies.py
 	$(BIN)/python benchmarks/banking77.py
 	$(BIN)/python benchmarks/gate.py
 
