@@ -319,6 +319,12 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         session.exitstatus = _session(config).finish(exitstatus, stopped=stopped)
 
 
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Close models, connections and the store."""
+    if SESSION in config.stash:
+        _session(config).close()
+
+
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
