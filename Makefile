@@ -18,11 +18,11 @@ check: $(INSTALLED)
 	$(BIN)/mypy
 
 bench: $(INSTALLED)
-	$(BIN)/python benchmarks/gate.py
-	$(BIN)/python benchmarks/gate_sessions.py
 	$(BIN)/python benchmarks/banking77.py
 	$(BIN)/python benchmarks/gate.py
 	$(BIN)/python benchmarks/gate_sessions.py
+	$(BIN)/python benchmarks/replies.py
+	$(BIN)/python benchmarks/local.py
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .

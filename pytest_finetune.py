@@ -308,6 +308,7 @@ class Results:
         """Take over the result that a report carries."""
         if result := getattr(report, "harness", None):
             _session(self.config).record(report, result)
+            del report.harness  # pytest keeps its reports
 
 
 def pytest_report_teststatus(
@@ -337,6 +338,12 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     elif SESSION in config.stash:
         stopped = bool(session.shouldfail or session.shouldstop)
         session.exitstatus = _session(config).finish(exitstatus, stopped=stopped)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Close models, connections and the store."""
+    if SESSION in config.stash:
+        _session(config).close()
 
 
 def pytest_terminal_summary(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from harness.scoring import first_line
 from harness.suites import Suite
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class CaseItem:
     """The parameter of a pytest item: one case under one model."""
 
@@ -40,7 +41,7 @@ class Talker:
         return self._ask(messages)
 
 
-@dataclass
+@dataclass(slots=True)
 class Evaluation:
     """What one item scored. `asserted` is None until its function ended."""
 
@@ -75,7 +76,7 @@ class Evaluation:
             self.explanation = self.reply.failure
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ItemResult:
     """An `Evaluation` as it travels from a worker to the controller."""
 
@@ -112,6 +113,8 @@ class ItemResult:
     def from_json(text: str) -> ItemResult:
         """Return the result that `to_json` wrote."""
         values: dict[str, Any] = json.loads(text)
+        for name in ("suite", "test", "arm"):  # the same few texts in thousands of results
+            values[name] = sys.intern(values[name])
         values["tags"] = tuple(values["tags"])
         reply = values["reply"]
         values["reply"] = Reply(**{**reply, "tool_calls": tuple(reply["tool_calls"])})
@@ -121,7 +124,9 @@ class ItemResult:
 
 def _score(values: Mapping[str, Any]) -> Score:
     labels = values["labels"]
-    return Score(**{**values, "labels": tuple(labels) if labels else None})
+    metric, check = sys.intern(values["metric"]), sys.intern(values["check"])
+    labels = tuple(labels) if labels else None
+    return Score(**{**values, "metric": metric, "check": check, "labels": labels})
 
 
 def result_of(evaluation: Evaluation, error: str) -> ItemResult:

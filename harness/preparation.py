@@ -235,6 +235,10 @@ class Preparation:
             self._ask([request], "asking")
         return self._known[request.key]
 
+    def close(self) -> None:
+        """Let go of models, connections and the store."""
+        self._replies.close()
+
     # ------------------------------------------------------------------ steps
 
     def _replay(self) -> None:

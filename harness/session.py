@@ -363,6 +363,11 @@ class Session:
             report_gate(self.config, name, verdict)
         return self.run.exit_status
 
+    def close(self) -> None:
+        """Let go of what was opened to ask."""
+        if self._preparation:
+            self._preparation.close()
+
     def summary(self, width: int) -> list[str]:
         """Return the lines for the end of the run, for a terminal of `width` columns."""
         from harness.report import terminal

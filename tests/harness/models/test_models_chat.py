@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from harness.models import Models, endpoint, lane
-from harness.records import HarnessError, ModelSpec, Reply, Sampling
+from harness.records import Case, HarnessError, ModelSpec, Reply, Sampling
 from harness.replies import Replies
 from harness.store import Store
 
@@ -31,6 +31,8 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.seen: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
+        self.paths: list[str] = []
+        self.extra_headers: dict[str, str] = {}
         self.answer: Callable[[str, int], Answer] = lambda text, tries: (200, completion(text))
         self.busy = self.busiest = 0
         self.lock = threading.Lock()
@@ -53,6 +55,7 @@ class Handler(BaseHTTPRequestHandler):
         with self.server.lock:
             tries = sum(one["messages"][-1]["content"] == text for one in self.server.seen)
             self.server.seen.append(body)
+            self.server.paths.append(self.path)
             self.server.headers.append({k.lower(): v for k, v in self.headers.items()})
             self.server.busy += 1
             self.server.busiest = max(self.server.busy, self.server.busiest)
@@ -61,6 +64,8 @@ class Handler(BaseHTTPRequestHandler):
         with self.server.lock:
             self.server.busy -= 1
         self.send_response(status)
+        for name, header in self.server.extra_headers.items():
+            self.send_header(name, header)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
@@ -349,3 +354,73 @@ def test_closing_ends_the_thread(server: Server, replies: Replies) -> None:
     replies.close()
     thread.join(5)
     assert not thread.is_alive()
+
+
+def test_the_fields_of_the_table_and_the_tools_of_the_case_go_into_the_request(
+    server: Server, replies: Replies
+) -> None:
+    tool = {"type": "function", "function": {"name": "f"}}
+    case = Case("s", "c", ({"role": "user", "content": "hi"},), tools=(tool,))
+    spec = spec_of(
+        server, top_p=0.5, reasoning_effort="low", extra_body={"top_k": 3, "max_tokens": 5}
+    )
+    request = replies.plan(spec, case.messages, case=case)
+    assert replies.gather([request])[request.key].error is None
+    (body,) = server.seen
+    assert (body["top_p"], body["top_k"], body["max_tokens"]) == (0.5, 3, 5)
+    assert body["tools"] == [tool]
+    assert "temperature" not in body
+    own = spec_of(server, tools=[{"type": "other"}])
+    replies.gather([replies.plan(own, case.messages, case=case)])
+    assert server.seen[-1]["tools"] == [{"type": "other"}]
+
+
+def test_a_refusal_of_the_model_is_a_reply_and_no_error(server: Server, replies: Replies) -> None:
+    server.answer = lambda text, tries: (200, completion(text, content=None, refusal="I will not"))
+    (reply,) = ask(replies, spec_of(server), "a")
+    assert (reply.text, reply.finish_reason, reply.error) == ("", "content_filter", None)
+    filtered = {"error": {"message": "filtered", "code": "content_filter"}}
+    server.answer = lambda text, tries: (400, filtered)
+    (reply,) = ask(replies, spec_of(server), "b")
+    assert (reply.text, reply.finish_reason, reply.error) == ("", "content_filter", None)
+
+
+def test_a_pause_beyond_all_patience_is_an_error_at_once(server: Server, replies: Replies) -> None:
+    server.extra_headers = {"Retry-After": "86400"}
+    server.answer = lambda text, tries: (429, failure("come back tomorrow"))
+    (reply,) = ask(replies, spec_of(server), "a")
+    assert reply.error == "the server answered 429: come back tomorrow"
+    assert len(server.seen) == 1
+
+
+def test_an_azure_endpoint_gets_its_version_and_its_key_in_its_own_way(
+    server: Server, replies: Replies, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AZURE_OPENAI_API_KEY", "azure-key-1")
+    spec = spec_of(server, base_url=server.url.removesuffix("/v1"), api_version="2026-01-01")
+    assert ask(replies, spec, "hi")[0].text == "re: hi"
+    assert server.headers[0]["api-key"] == "azure-key-1"
+    path = "/openai/deployments/m/chat/completions?api-version=2026-01-01"
+    assert server.paths == [path]
+
+
+def test_an_account_in_the_url_is_sent_as_such(server: Server, replies: Replies) -> None:
+    spec = spec_of(server, base_url=server.url.replace("//", "//me:pass%20word@") + "?key=abcd")
+    assert ask(replies, spec, "hi")[0].text == "re: hi"
+    assert server.headers[0]["authorization"] == "Basic bWU6cGFzcyB3b3Jk"
+    assert server.paths == ["/v1/chat/completions?key=abcd"]
+
+
+def test_a_wave_can_follow_one_that_was_broken_off(server: Server, replies: Replies) -> None:
+    held = threading.Event()
+    server.answer = lambda text, tries: (held.wait(10), (200, completion(text)))[1]
+    spec = spec_of(server, max_concurrency=2)
+    planned = [replies.plan(spec, [{"role": "user", "content": str(n)}]) for n in range(6)]
+    models = Models()
+    wave = models.ask([planned])
+    threading.Timer(0.3, held.set).start()
+    next(wave)
+    wave.close()
+    found = {key for answers in models.ask([planned]) for key in answers}
+    models.close()
+    assert found == {request.key for request in planned}

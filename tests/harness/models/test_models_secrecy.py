@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.models.secrecy import Mask, public_options, public_url, secrets_of_url
+from harness.records import ModelSpec
 
 secrets = st.text(st.characters(codec="utf-8"), min_size=6, max_size=40)
 around = st.text("abc=+/ -_%", max_size=7)
@@ -54,3 +55,8 @@ def test_a_url_shows_where_and_not_who() -> None:
         "headers": {"X-Key": "(hidden)"},
         "top_p": 1,
     }
+
+
+def test_a_model_shows_no_options_in_tracebacks() -> None:
+    spec = ModelSpec("api", "openai", "m", options={"headers": {"X-Key": "sk-canary"}})
+    assert "sk-canary" not in repr(spec)
