@@ -112,14 +112,15 @@ def test_without_any_run_there_is_no_baseline(project, workers):
     assert (status, "no run is stored here yet" in said) == (4, True)
 
 
-def test_a_damaged_store_is_a_sentence(project, workers):
+def test_a_damaged_store_is_told_and_holds_no_run_any_more(project, workers):
     project.settings(base="half", cand="right")
     project.write(".harness/store.sqlite", "no database " * 100)
     run = project.run(*workers, "--harness-baseline=latest")
     assert run.status == 4
-    assert "the store is damaged" in run.text
+    assert "the store was damaged; 0 replies and 0 runs" in run.text
+    assert "no run is stored yet; run `pytest evals/` first" in run.text
     status, said = project.harness("runs")
-    assert (status, "the store is damaged" in said) == (6, True)
+    assert (status, "damaged" in said) == (0, False), "it is rebuilt"
 
 
 # ---------------------------------------------------------------------- the champion
