@@ -144,7 +144,7 @@ def _peers(folder: Path) -> Iterator[str]:
 
 def _peer(name: str, python: Path, server: Loopback, project: Path) -> Took:
     peer = replies_peers.PEERS[name]
-    folder = project / name
+    folder = project.with_name(f"{project.name}-{name}")  # not below our settings
     folder.mkdir()
     text = replies_peers.text(name, server.url, project / "cases.jsonl", MODELS)
     (folder / peer.file).write_text(text)
