@@ -258,12 +258,12 @@ def test_a_damaged_candidate_is_undecidable(project):
     assert "is damaged" in plan.text
 
 
-def test_a_damaged_store_is_undecidable(project, workers):
+def test_a_damaged_store_is_told_kept_aside_and_asked_again(project, workers):
     project.write(".harness/store.sqlite", "this is no database, " * 500)
     project.settings(base="half", cand="right")
     run = project.run(*workers)
-    assert run.status == 6
-    [error] = [error for error in run.results["errors"] if "the store is damaged" in error]
-    assert ".harness/store.sqlite" in error
-    assert "delete it to start" in error
-    assert run.results["verdict"] == "undecidable"
+    assert run.status == 0
+    assert run.text.count("the store was damaged; 0 replies and 0 runs") == 1
+    assert len(project.calls()) == 48
+    [kept] = (project.root / ".harness").glob("store.sqlite.damaged-*")
+    assert kept.read_text().startswith("this is no database")
