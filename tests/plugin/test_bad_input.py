@@ -263,7 +263,7 @@ def test_a_damaged_store_is_told_kept_aside_and_asked_again(project, workers):
     project.settings(base="half", cand="right")
     run = project.run(*workers)
     assert run.status == 0
-    assert run.text.count("the store was damaged; 0 replies and 0 runs") == 1
+    assert "the store was damaged; 0 replies and 0 runs" in " ".join(run.text.split())
     assert len(project.calls()) == 48
     [kept] = (project.root / ".harness").glob("store.sqlite.damaged-*")
     assert kept.read_text().startswith("this is no database")
