@@ -420,7 +420,7 @@ overlay /var/lib overlay rw 0 0
 @pytest.mark.parametrize(
     ("path", "kind"),
     [
-        ("/work/.harness/store.sqlite", None),
+        ("/project/.harness/store.sqlite", None),
         ("/home/me/store.sqlite", "nfs4"),
         ("/home/me/local/store.sqlite", None),
         ("/homely/store.sqlite", None),
