@@ -67,6 +67,22 @@ def usage_metrics(rules: Iterable[Rule], suite: str) -> list[str]:
     return [name for name in USAGE if not named.isdisjoint((name, f"{suite}.{name}"))]
 
 
+def is_statistical(rule: Rule) -> bool:
+    """Whether statistics decide on `rule`; the others are contracts on a mean or a count."""
+    contracts = (rule.at_least, rule.at_most, rule.max_regressions, rule.max_would_not_ship)
+    return all(bound is None for bound in contracts)
+
+
+def counts_votes(rules: Iterable[Rule], metric: str, candidate: str) -> bool:
+    """Whether a rule counts people's votes on the replies of `candidate`, as `metric`."""
+    return any(
+        rule.max_would_not_ship is not None
+        and rule.key in _keys(metric)
+        and rule.candidate in (None, candidate)
+        for rule in rules
+    )
+
+
 def _concerns(rule: Rule, comparison: Comparison) -> bool:
     return rule.tag == comparison.tag and rule.candidate in (None, comparison.candidate)
 
