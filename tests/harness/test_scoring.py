@@ -19,6 +19,7 @@ class Desk:
             "tickets", "c", ({"role": "user", "content": "?"},), expected, source="x.jsonl:4"
         )
         self.scores = []
+        self.questions = []
         self.score = Scorer(
             "tickets",
             case,
@@ -27,6 +28,7 @@ class Desk:
             self.scores.append,
             schemas={} if schemas is None else schemas,
             test="test_ticket",
+            ask=self.questions.append,
         )
 
     @property
