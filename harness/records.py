@@ -70,6 +70,14 @@ def digest_of(value: object) -> str:
     return hashlib.sha256(canonical_json(value).encode("utf-8", "surrogatepass")).hexdigest()
 
 
+def reply_digest(case: str, reply: Reply) -> str:
+    """Return the digest of what `reply` says to the case with the digest `case`.
+
+    The same words to the same case have one digest, whichever model said them in whichever run.
+    """
+    return digest_of([case, reply.text, list(reply.tool_calls)])
+
+
 def as_table(record: Any) -> dict[str, Any]:
     """Return the fields of a dataclass by name; unlike `asdict`, what they hold is not copied."""
     return {name: getattr(record, name) for name in record.__dataclass_fields__}
@@ -436,11 +444,58 @@ class Recorded:
     scores: Mapping[str, RecordedScore] = field(default_factory=dict)
 
 
+WOULD_SHIP = "would_ship"
+"""The metric that people's votes make: whether they would ship a reply."""
+
+CHOICES = ("left", "right", "tie")
+"""Which of two replies a rater prefers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Vote:
+    """What `rater` says of two replies to one case without knowing which model said which.
+
+    `pair` is the name of the two, `left` and `right` are their digests (`reply_digest`); `choice`
+    is one of `CHOICES`. `left_ships`: the rater would ship the left one. `created` is when the
+    vote was stored (ISO 8601).
+    """
+
+    pair: str
+    rater: str
+    left: str
+    right: str
+    choice: str
+    left_ships: bool = True
+    right_ships: bool = True
+    note: str = ""
+    created: str = ""
+
+    @property
+    def ships(self) -> Mapping[str, bool]:
+        """The digests of the replies -> whether the rater would ship them."""
+        if self.left == self.right:
+            return {self.left: self.left_ships and self.right_ships}
+        return {self.left: self.left_ships, self.right: self.right_ships}
+
+    def preference(self, before: str, after: str) -> int | None:
+        """Return 1 for the reply `after`, -1 for `before`, 0 for a tie; None for other replies."""
+        if {before, after} != {self.left, self.right}:
+            return None
+        if self.choice == "tie" or before == after:
+            return 0
+        preferred = self.left if self.choice == "left" else self.right
+        return 1 if preferred == after else -1
+
+
+RULES = ("at_least", "at_most", "better_by", "margin", "max_regressions", "max_would_not_ship")
+"""The kinds of gates, by the key that each is written with."""
+
+
 @dataclass(frozen=True, slots=True)
 class Rule:
     """A gate on a metric as the user wrote it; `key` is its key in `[tool.harness.gates]`.
 
-    All numbers are in the metric's own unit. Exactly one of the five is set, except in the
+    All numbers are in the metric's own unit. Exactly one of the six is set, except in the
     default rule of a metric without any (`None` everywhere: a guard in mode `detect`). `candidate`
     and `tag` narrow a rule to one candidate, and to the cases with a tag.
     """
@@ -451,11 +506,12 @@ class Rule:
     better_by: float | None = None
     margin: float | None = None
     max_regressions: int | None = None
+    max_would_not_ship: int | None = None
     candidate: str | None = None
     tag: str | None = None
 
     def __str__(self) -> str:
-        for name in ("at_least", "at_most", "better_by", "margin", "max_regressions"):
+        for name in RULES:
             if (value := getattr(self, name)) is not None:
                 return f"{name} = {value:g}"
         return "must not regress"

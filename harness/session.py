@@ -6,7 +6,7 @@ import json
 import platform
 import secrets
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -378,6 +378,7 @@ class Session:
             self.results,
             complete=not partial,
             all_suites=not self.config.option.harness_confirm,
+            read=self._read_by_people,
         )
         if judged.mistakes:
             self.mistakes.extend(judged.mistakes)
@@ -460,6 +461,17 @@ class Session:
             environment=self._environment(),
         )
 
+    def _read_by_people(self) -> dict[str, bool]:
+        """Return which replies people would ship, where a gate asks for it."""
+        from harness import votes
+        from harness.store import Store
+
+        path = self.root / self.settings.store / "store.sqlite"
+        if not any(rule.max_would_not_ship is not None for rule in self.settings.rules):
+            return {}
+        with closing(Store(path)) as store:
+            return votes.ships(store.votes())
+
     def _about_mode(self, judged: Judgement) -> list[str]:
         """What an A/A run found out about the suites, or what a confirmation covers."""
         if self.config.option.harness_aa:
@@ -481,6 +493,7 @@ class Session:
                 as_results(run),
                 [history.without_secrets(arm) for arm in run.arms],
                 history.replies_of(self.results),
+                history.asked_by(self.results),
             )
             store.close()
             run = replace(run, notes=(*run.notes, *filter(None, [store.rescued])))

@@ -287,6 +287,17 @@ def t_interval(mean: float, se: float, clusters: int, level: float) -> tuple[flo
     return mean - reach, mean + reach
 
 
+def wilson_interval(count: int, n: int, level: float) -> tuple[float, float]:
+    """Return Wilson's score interval for `count` of `n` >= 1, two-sided.
+
+    Wilson, Journal of the American Statistical Association 22 (1927) 209-212.
+    """
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    middle = (count + z * z / 2) / (n + z * z)
+    reach = z / (n + z * z) * math.sqrt(count * (n - count) / n + z * z / 4)
+    return max(0.0, middle - reach), min(1.0, middle + reach)
+
+
 def tango_interval(n: int, losses: int, wins: int, level: float) -> tuple[float, float]:
     """Return Tango's score interval for (wins - losses) / n of `n` pairs, two-sided.
 
@@ -563,17 +574,6 @@ def _macro(counts: tuple[NDArray[Any], NDArray[Any]]) -> NDArray[Any]:
     present = np.maximum((seen > 0).sum(axis=-1), 1)
     result: NDArray[Any] = f1.sum(axis=-1) / present
     return result
-
-
-def wilson_interval(count: int, n: int, level: float) -> tuple[float, float]:
-    """Return Wilson's score interval for the share `count` / `n`, two-sided; n >= 1.
-
-    Wilson, Journal of the American Statistical Association 22 (1927) 209-212.
-    """
-    z2 = NormalDist().inv_cdf((1 + level) / 2) ** 2
-    middle = (count + z2 / 2) / (n + z2)
-    reach = math.sqrt(z2 * (count * (n - count) / n + z2 / 4)) / (n + z2)
-    return max(0.0, middle - reach), min(1.0, middle + reach)
 
 
 def correlation(xs: Sequence[float], ys: Sequence[float]) -> float | None:

@@ -11,7 +11,6 @@ from harness.records import (
     Comparison,
     Decision,
     Role,
-    Rule,
     Run,
     Slice,
     Standing,
@@ -29,6 +28,7 @@ from harness.report.text import (
     signed,
     whole,
 )
+from harness.rules import is_statistical
 from harness.wording import what_it_sees
 
 SHOWN_CASES = 200
@@ -92,14 +92,10 @@ def sights(run: Run, name: str) -> list[str]:
     widest: dict[str, Comparison] = {}
     for verdict in gates(run, name):
         compared, suite = verdict.comparison, verdict.comparison.metric.split(".")[0]
-        seen = compared.mde is not None and _is_statistical(verdict.rule)
+        seen = compared.mde is not None and is_statistical(verdict.rule)
         if seen and _blindness(compared) > _blindness(widest.get(suite)):
             widest[suite] = compared
     return [f"{one.title}: {what_it_sees(one)}" for _, one in sorted(widest.items())]
-
-
-def _is_statistical(rule: Rule) -> bool:
-    return rule.at_least is None and rule.at_most is None and rule.max_regressions is None
 
 
 def _blindness(compared: Comparison | None) -> tuple[float, str]:
