@@ -89,6 +89,10 @@ class Plan:
         """The model that candidates are compared with."""
         return self.arms[0].arm
 
+    def arm(self, name: str) -> Arm:
+        """Return the model of this name."""
+        return next(planned.arm for planned in self.arms if planned.arm.name == name)
+
     @cached_property
     def recipes(self) -> dict[str, Recipe]:
         """The recipes of the candidates that are trained, by name.

@@ -224,9 +224,19 @@ class Session:
 
         reporter = self.config.pluginmanager.get_plugin("terminalreporter")
         with _as_usage_error():
-            for line in lines(self.plan(items)):
+            for line in lines(self.plan(items), self._foreseen(items)):
                 if reporter:
                     reporter.write_line(line)
+
+    def _foreseen(self, items: Sequence[pytest.Item]) -> list[tuple[CaseItem, list[str]]]:
+        """Return the items with the judge checks that their functions hold."""
+        from harness.planned import judge_checks
+
+        return [
+            (found, judge_checks(item.function))  # type: ignore[attr-defined]
+            for item in items
+            if (found := case_item(item))
+        ]
 
     def prepare(self, items: Sequence[pytest.Item], *, broken: bool) -> None:
         """Train what is missing and ask what is not known, once for all processes of the run.
@@ -370,8 +380,7 @@ class Session:
         partial = (
             stopped or self.covered.broken or self.covered.deselected or _narrowed(self.config)
         )
-        if any(result.questions for result in self.results):
-            self._ask_judges(self.prepared)
+        self._ask_judges(self.prepared)
         judged = judge(
             self.settings,
             self.arms,
@@ -391,6 +400,9 @@ class Session:
 
     def _ask_judges(self, prepared: Prepared) -> None:
         """Ask the judges what the items want to know, and take over their scores."""
+        asking = any(result.questions for result in self.results)
+        if not asking or any(result.mistake for result in self.results):
+            return
         from harness.judges import Judges, panel
         from harness.judging import Judged, Wave
 

@@ -372,6 +372,18 @@ def test_a_judge_that_cannot_be_reached_makes_the_run_undecidable(project: Any) 
     assert "requests have no reply" in text
 
 
+def test_the_plan_counts_what_judges_will_be_asked(project: Any) -> None:
+    suite(project, RUBRIC, 'score.judge("format")', PREFER)
+    prices = '[tool.harness.prices]\n"openai:strict" = { input = 1, output = 1 }\n'
+    with ScriptedJudge(longer) as judge:
+        project.settings(judge.table() + prices, base="right", new="wrong")
+        outcome = project.run("evals/", "--harness-plan")
+        assert judge.asked == []
+    # 24 cases x 2 models x 2 rubrics, 24 pairs x 2 orders.
+    assert "requests to judge strict: about 144, after the items" in outcome.text
+    assert "at most $0." in outcome.text
+
+
 def test_the_judges_stay_inside_the_budget(project: Any) -> None:
     suite(project, RUBRIC)
     prices = (
