@@ -54,6 +54,25 @@ class ModelSettings(_Table):
     revision: str | None = None
 
 
+class JudgeSettings(ModelSettings):
+    """`[tool.harness.judges.NAME]`: a model that judges replies.
+
+    Its `system` stands behind the instructions that all judges get; it is asked at temperature 0.
+    """
+
+    max_tokens: Annotated[int, Field(ge=1)] | None = 1024
+
+    @model_validator(mode="after")
+    def _judges(self) -> JudgeSettings:
+        if refused := self.model_fields_set & {"template", "few_shot", "shots"}:
+            raise ValueError(f"what a judge is asked is fixed; drop {', '.join(sorted(refused))}")
+        if self.temperature:
+            raise ValueError("judges are asked at temperature 0; drop temperature")
+        if self.model.startswith("replay:"):
+            raise ValueError("a recording cannot judge; name a model")
+        return self
+
+
 class MixSettings(_Table):
     """General rows mixed into the training data, as a share of the whole."""
 
@@ -163,6 +182,7 @@ class Settings(_Table):
     baseline: str | None = None
     candidates: dict[str, CandidateSettings] = {}
     models: dict[str, ModelSettings] = {}
+    judges: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,60}$")], JudgeSettings] = {}
     gates: Annotated[dict[str, RuleTables], AfterValidator(_votes_on_their_metric)] = {}
     prices: dict[Annotated[str, AfterValidator(_model_reference)], PriceSettings] = {}
     mode: Literal["detect", "release"] = "detect"

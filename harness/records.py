@@ -402,6 +402,24 @@ class Score:
 
 
 @dataclass(frozen=True, slots=True)
+class Question:
+    """What judges are asked about the reply to a case, in one wave after the items.
+
+    `metric` is the full name `suite.metric`. `kind` is "rubric" (`levels` are the sentences of the
+    scores 1 to 5), "criteria" (`levels` are yes-or-no criteria) or "preference" (the reply beside
+    the baseline's, no `levels`); `criterion` says in words what is judged. A score of `at_least`
+    passes. `judges` names those that are asked; empty: all that are configured.
+    """
+
+    metric: str
+    kind: str
+    criterion: str
+    levels: tuple[str, ...] = ()
+    at_least: float = 0.0
+    judges: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class RecordedScore:
     """A score as a recording keeps it; `check` is the digest of the check with its settings."""
 
@@ -630,6 +648,26 @@ class Standing:
 
 
 @dataclass(frozen=True, slots=True)
+class JudgeFigure:
+    """One figure that says how far the judges of a metric can be trusted.
+
+    `metric`, `candidate` and `judge` are None where the figure is about all of them. `name` is one
+    of agreement, consistency, position preference, flip rate, length correlation, raw difference,
+    length-adjusted difference, mean; `interval` is two-sided at 95 %, `n` what was counted.
+    `warning` is a sentence where the figure is bad.
+    """
+
+    name: str
+    metric: str | None
+    candidate: str | None
+    judge: str | None
+    value: float | None
+    interval: tuple[float, float] | None
+    n: int
+    warning: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Usage:
     """What one model took in a run. Tokens are means per request, latencies seconds.
 
@@ -742,3 +780,4 @@ class Run:
     slices: tuple[Slice, ...] = ()
     ranking: tuple[Standing, ...] = ()
     alarms: tuple[str, ...] = ()
+    judges: tuple[JudgeFigure, ...] = ()

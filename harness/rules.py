@@ -61,6 +61,12 @@ def tags_of(rules: Iterable[Rule], metric: str) -> list[str]:
     return sorted({rule.tag for rule in rules if rule.tag and rule.key in keys})
 
 
+def named(rules: Iterable[Rule], metric: str) -> bool:
+    """Say whether a rule is about `metric`, by its name or its suite's, and not about votes."""
+    keys = _keys(metric)
+    return any(rule.key in keys and rule.max_would_not_ship is None for rule in rules)
+
+
 def usage_metrics(rules: Iterable[Rule], suite: str) -> list[str]:
     """Return which of `USAGE` a rule names for `suite`."""
     named = {rule.key for rule in rules}

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -36,6 +36,10 @@ from harness.records import (
 from harness.scoring import Scorer, first_line
 from harness.suites import Suite, load_suite
 from harness.verdicts import Judgement, judge
+
+if TYPE_CHECKING:
+    from harness.judging import Judged
+    from harness.replies import Limits, Replies
 
 EVALUATION: pytest.StashKey[Evaluation] = pytest.StashKey()
 UNANSWERED: pytest.StashKey[str] = pytest.StashKey()
@@ -72,6 +76,7 @@ class Session:
     _settings: Settings | None = None
     _arms: tuple[PlannedArm, ...] = ()
     _preparation: Preparation | None = None
+    _judged: Judged | None = None
     _schemas: dict[str, Any] = field(default_factory=dict)
     _before: dict[tuple[str, str, str, int], dict[str, Score]] = field(default_factory=dict)
 
@@ -172,17 +177,27 @@ class Session:
         """Find the mistakes that can be found before anything is trained or asked.
 
         Raises:
-            UsageError: a recipe is wrong, or its data holds a case of a suite.
+            UsageError: a recipe or a judge is wrong, or training data holds a case of a suite.
 
         """
         with _as_usage_error():
             self.plan(items).refuse_leaks()
+            self._refuse_bad_judges()
             confirmed = any(suite.confirm for suite in self.suites.values())
             if self.config.option.harness_confirm and not confirmed:
                 raise HarnessError(
                     "--harness-confirm: no suite has held-out cases; name them in the suite's "
                     'pytest.mark.cases("FILE.jsonl", confirm="HELD-OUT.jsonl")'
                 )
+
+    def _refuse_bad_judges(self) -> None:
+        from harness.judges import panel
+        from harness.models import Models
+
+        models = Models()
+        for spec in panel(self.settings, self.root).values():
+            models.identity(spec)
+        models.close()
 
     def arrange(self, items: list[pytest.Item]) -> None:
         """Put the items in order.
@@ -209,9 +224,19 @@ class Session:
 
         reporter = self.config.pluginmanager.get_plugin("terminalreporter")
         with _as_usage_error():
-            for line in lines(self.plan(items)):
+            for line in lines(self.plan(items), self._foreseen(items)):
                 if reporter:
                     reporter.write_line(line)
+
+    def _foreseen(self, items: Sequence[pytest.Item]) -> list[tuple[CaseItem, list[str]]]:
+        """Return the items with the judge checks that their functions hold."""
+        from harness.planned import judge_checks
+
+        return [
+            (found, judge_checks(item.function))  # type: ignore[attr-defined]
+            for item in items
+            if (found := case_item(item))
+        ]
 
     def prepare(self, items: Sequence[pytest.Item], *, broken: bool) -> None:
         """Train what is missing and ask what is not known, once for all processes of the run.
@@ -224,19 +249,26 @@ class Session:
         if broken and not self.config.option.continue_on_collection_errors:
             self.prepared = Prepared(errors=(BROKEN,))
             return
-        from harness.replies import Limits
-
         option = self.config.option
-        limits = Limits(option.harness_offline, option.harness_max_cost)
         allow = not (option.harness_no_train or option.harness_offline)
         try:
             with _as_usage_error():
                 self._preparation = Preparation(
-                    self.plan(items), progress.task, train=allow, limits=limits, run=self._shared
+                    self.plan(items),
+                    progress.task,
+                    train=allow,
+                    limits=self._limits,
+                    run=self._shared,
                 )
                 self.prepared = self._preparation.prepare()
         except EvidenceError as problem:
             self.prepared = Prepared(errors=(str(problem),))
+
+    @property
+    def _limits(self) -> Limits:
+        from harness.replies import Limits
+
+        return Limits(self.config.option.harness_offline, self.config.option.harness_max_cost)
 
     @property
     def _shared(self) -> str:
@@ -272,6 +304,7 @@ class Session:
             evaluation.scores.append,
             schemas=self._schemas,
             test=evaluation.test,
+            ask=evaluation.questions.append,
         )
 
     def talker(self, evaluation: Evaluation) -> Talker:
@@ -347,6 +380,7 @@ class Session:
         partial = (
             stopped or self.covered.broken or self.covered.deselected or _narrowed(self.config)
         )
+        self._ask_judges(self.prepared)
         judged = judge(
             self.settings,
             self.arms,
@@ -364,6 +398,38 @@ class Session:
             report_gate(self.config, name, verdict)
         return self.run.exit_status
 
+    def _ask_judges(self, prepared: Prepared) -> None:
+        """Ask the judges what the items want to know, and take over their scores."""
+        asking = any(result.questions for result in self.results)
+        if not asking or any(result.mistake for result in self.results):
+            return
+        from harness.judges import Judges, panel
+        from harness.judging import Judged, Wave
+
+        self.close()  # the models have answered: their memory is free for a judge
+        replies: Replies | None = None
+        try:
+            replies = self._replies(prepared)
+            judges = Judges(panel(self.settings, self.root), replies)
+            found = Wave(self.results, self.arms, judges, self.settings.rules).run()
+            usage = replies.usage(judges.requests)
+        except (HarnessError, EvidenceError) as problem:
+            found, usage = Judged(tuple(self.results), errors=(str(problem),)), {}
+        finally:
+            if replies:
+                replies.close()
+        self.results[:] = found.results
+        self.prepared = replace(prepared, usage={**prepared.usage, **usage})
+        self._judged = found
+
+    def _replies(self, prepared: Prepared) -> Replies:
+        from harness.replies import Replies
+        from harness.store import Store
+
+        store = Store(self.root / self.settings.store / "store.sqlite")
+        prices = self.settings.price_table
+        return Replies(store, None, prices, self._limits, spent_usd=prepared.spent_usd)
+
     def close(self) -> None:
         """Let go of what was opened to ask."""
         if self._preparation:
@@ -379,9 +445,11 @@ class Session:
         return [*lines, *terminal.lines(self.run, width, self.page)]
 
     def _run(self, judged: Judgement, prepared: Prepared, exit_status: int) -> Run:
+        from harness.judging import Judged
         from harness.replies import alarm
 
-        errors = (*prepared.errors, *judged.errors)
+        found = self._judged or Judged(())
+        errors = (*prepared.errors, *judged.errors, *found.errors)
         decision = Decision.UNDECIDABLE if errors else judged.decision
         return Run(
             run_id=f"{self.started:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}",
@@ -398,8 +466,9 @@ class Session:
             labels=judged.labels,
             slices=judged.slices,
             ranking=judged.ranking,
-            notes=(*prepared.notes, *judged.notes, *self._about_mode(judged)),
-            alarms=tuple(filter(None, (alarm(*one) for one in prepared.usage.items()))),
+            notes=(*prepared.notes, *judged.notes, *found.notes, *self._about_mode(judged)),
+            alarms=(*filter(None, (alarm(*one) for one in prepared.usage.items())), *found.alarms),
+            judges=found.figures,
             errors=errors,
             environment=self._environment(),
         )
@@ -576,8 +645,11 @@ def _reason(report: pytest.TestReport) -> str:
 
 def _without_secrets(settings: dict[str, Any]) -> dict[str, Any]:
     """Hide what may hold keys: the values of HTTP headers, accounts in URLs."""
-    models = {name: public_options(model) for name, model in settings["models"].items()}
-    return {**settings, "models": models}
+    tables = {
+        key: {name: public_options(model) for name, model in settings[key].items()}
+        for key in ("models", "judges")
+    }
+    return {**settings, **tables}
 
 
 def _versions(*names: str) -> dict[str, str]:

@@ -152,6 +152,25 @@ def _ahead(one: Standing) -> str:
     return f" (ahead of {_listed(list(one.ahead_of), 5, 'candidate')})" if one.ahead_of else ""
 
 
+def judge_lines(run: Run) -> list[str]:
+    """How far the judges can be trusted: one sentence for each metric, candidate and judge."""
+    found: dict[tuple[str | None, str | None, str | None], list[str]] = {}
+    for one in run.judges:
+        told = f"{one.name} {number(one.value)} {_span(one.interval)}".strip()
+        found.setdefault((one.metric, one.candidate, one.judge), []).append(told)
+    return [f"{_judged(*who)}: {'; '.join(figures)}" for who, figures in found.items()]
+
+
+def _judged(metric: str | None, candidate: str | None, judge: str | None) -> str:
+    of = f" of {candidate}" if candidate else ""
+    by = f"judge {judge}" if judge else "judges"
+    return f"{by} on {metric}{of}" if metric else by
+
+
+def _span(bounds: tuple[float, float] | None) -> str:
+    return f"[{number(bounds[0])}, {number(bounds[1])}]" if bounds else ""
+
+
 def headline(run: Run) -> str:
     """The verdict in one sentence, without the word PASS, FAIL or UNDECIDABLE."""
     names = [arm.name for arm in judged(run)]
