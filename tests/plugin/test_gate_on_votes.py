@@ -29,7 +29,7 @@ def verdict(run):
 
 @pytest.fixture
 def voted(project):
-    project.settings(GATE, base="right", cand="by_shots")
+    project.settings(GATE, base="wrong", cand="right")
     return project
 
 
@@ -88,13 +88,13 @@ def test_of_several_raters_most_must_say_no(voted):
 def test_votes_on_other_replies_do_not_count(voted):
     voted.run()
     read(voted, 0)
-    voted.settings(GATE, base="right", cand="quarter")
+    voted.settings(GATE, base="wrong", cand="hostile")
     run = voted.run()
     assert run.status == 6
     assert "have read" in verdict(run)[1]
 
 
-def test_a_small_suite_is_read_whole_and_its_base_alone_too(project):
+def test_a_small_suite_is_read_whole(project):
     project.rows("data/demo.jsonl", project.questions(3))
     project.settings(GATE.replace("demo.would_ship", "would_ship"), base="right", cand="half")
     assert project.run().status == 6
