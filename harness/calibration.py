@@ -24,7 +24,7 @@ from harness.records import (
     strict_json,
 )
 from harness.replies import Replies
-from harness.review.pairs import Pair, candidates, pairs_of
+from harness.review.pairs import candidates, pairs_of
 from harness.store import Store
 from harness.votes import preferences
 
@@ -136,16 +136,19 @@ def votes(store: Store, run: str) -> list[Label]:
 
 
 def _of_pairs(store: Store, run: str, candidate: str) -> Iterator[Label]:
+    """Yield the preferences of left and right, which mix the models.
+
+    Of baseline and candidate, one is mostly preferred, and kappa would credit that to chance.
+    """
     pairs = {pair.sides: pair for pair in pairs_of(store, run, candidate)}
     for sides, value in preferences(store.votes(), pairs).items():
+        pair = pairs[sides]
+        turned = 1 if pair.right.digest == sides.after else -1
+        material = Material(
+            pair.asked.prompt, pair.asked.expected, (pair.left.text, pair.right.text)
+        )
         if sides.before != sides.after:
-            yield Label(preference(), _material(pairs[sides]), float(value))
-
-
-def _material(pair: Pair) -> Material:
-    shown = {one.digest: one.text for one in (pair.left, pair.right)}
-    texts = (shown[pair.sides.before], shown[pair.sides.after])
-    return Material(pair.asked.prompt, pair.asked.expected, texts)
+            yield Label(preference(), material, float(turned * value))
 
 
 # ---------------------------------------------------------------------- what the judge says

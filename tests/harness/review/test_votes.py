@@ -120,14 +120,15 @@ def test_what_is_no_file_of_votes_is_refused_whole(
 ) -> None:
     file = reviewed.root / "votes.json"
     file.write_text(content.replace('"P"', json.dumps(pair_names(reviewed.page())[0])))
-    status, text = reviewed.harness("review", "result", "--votes", "votes.json")
-    assert status == 4
-    assert problem in text
+    with closing(Store(reviewed.path)) as store, pytest.raises(HarnessError, match=problem):
+        desk.imported(store, file)
     assert reviewed.votes() == []
 
 
 def test_a_missing_file_is_told(reviewed: Reviewed) -> None:
-    assert reviewed.harness("review", "result", "--votes", "no.json")[0] == 4
+    status, text = reviewed.harness("review", "result", "--votes", "no.json")
+    assert status == 4
+    assert "ERROR: no.json: No such file or directory; give the file that the page made" in text
 
 
 # ---------------------------------------------------------------------- what is read
