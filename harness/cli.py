@@ -44,7 +44,9 @@ review_app = typer.Typer(
     cls=_PageByDefault,
     help="Let people read pairs of replies blindly; `review RUN` is `review page RUN`.",
 )
+judge_app = typer.Typer(no_args_is_help=True, help="Compare judges with people.")
 app.add_typer(review_app, name="review")
+app.add_typer(judge_app, name="judge")
 app.add_typer(baseline_app, name="baseline")
 app.add_typer(runs_app, name="runs")
 app.add_typer(cache_app, name="cache")
@@ -291,6 +293,33 @@ def review_result(
             typer.echo(desk.imported(store, path))
         found = find_run(store, run, answered=True)
         _print(*tables.lines(found, desk.results(store, found)))
+
+
+@judge_app.command("calibrate")
+def calibrate(
+    name: Annotated[str, typer.Argument(help="a judge of [tool.harness.judges]")],
+    labels: Annotated[Path | None, typer.Option(help="a JSONL file of people's labels")] = None,
+    votes: Annotated[
+        str, typer.Option(metavar="RUN", help="the votes on the pairs of a run, such as latest")
+    ] = "",
+) -> None:
+    """Compare a judge with people; one that agrees too little only advises in later runs."""
+    from harness import calibration
+    from harness.config import load
+    from harness.history import find_run
+    from harness.report import judges as tables
+
+    if bool(labels) == bool(votes):
+        raise HarnessError("say what people said: --labels FILE, or --votes RUN")
+    root = _project_root(Path.cwd())
+    sys.path.append(str(root))  # python: models of the project, as `python -m pytest` finds them
+    if labels:
+        given = calibration.labels(labels)
+    else:
+        with _store() as store:
+            given = calibration.votes(store, find_run(store, votes, answered=True))
+    for made in calibration.calibrate(name, given, load(root), root):
+        _print(*tables.lines(made))
 
 
 @contextmanager

@@ -5,7 +5,7 @@ It runs where the results are: in the one process of a serial run, on the contro
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from harness import rules, trust
@@ -64,22 +64,23 @@ class Wave:
         arms: Sequence[PlannedArm],
         judges: Judges,
         gates: Sequence[Rule] = (),
-        advisers: Mapping[str, str] | None = None,
+        doubts: Callable[[str, Question], str] = lambda judge, question: "",
     ) -> None:
         """Put the questions of `results` to `judges`.
 
-        `gates` are the configured rules, `advisers` maps judges that are not trusted to gate to
-        the reason.
+        `gates` are the configured rules; `doubts` says why a judge is not trusted to gate by its
+        answers to a question, and nothing where it is.
         """
         self._results = results
         self._judges = judges
         self._gates = gates
-        self._advisers = advisers or {}
+        self._doubts = doubts
         self._baseline = arms[0].arm.name
         self._again = {planned.arm.name for planned in arms if planned.arm.first_trial}
         self._compares = any(planned.arm.role is Role.CANDIDATE for planned in arms)
         self._before = {_key(one): one.reply for one in results if one.arm == self._baseline}
         self._digests: dict[Question, str] = {}
+        self._doubted: dict[Question, str] = {}
 
     def run(self) -> Judged:
         """Ask, and return the results with the scores."""
@@ -154,7 +155,7 @@ class Wave:
                 if problem
                 else checks.scored(sheet.question, told, sheet.check)
             )
-        score = replace(score, diagnostic=bool(self._doubt(sheet.judges)))
+        score = replace(score, diagnostic=bool(self._doubt(sheet.question)))
         length = len(said(result.reply))
         return Answer(
             sheet.place, sheet.question, score, _key(result), result.arm, length, opinions
@@ -228,11 +229,15 @@ class Wave:
 
     # ------------------------------------------------------------------ judges that only advise
 
-    def _doubt(self, judges: Iterable[str]) -> str:
-        return next((why for judge in judges if (why := self._advisers.get(judge))), "")
+    def _doubt(self, question: Question) -> str:
+        if question not in self._doubted:
+            judges = self._panel_of(question)
+            found = (why for judge in judges if (why := self._doubts(judge, question)))
+            self._doubted[question] = next(found, "")
+        return self._doubted[question]
 
     def _advice(self, answers: Iterable[Answer]) -> list[str]:
-        doubts = {one.question.metric: self._doubt(self._panel_of(one.question)) for one in answers}
+        doubts = {one.question.metric: self._doubt(one.question) for one in answers}
         return [
             f"{metric} advises and does not gate: {why}" for metric, why in doubts.items() if why
         ]

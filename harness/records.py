@@ -419,6 +419,44 @@ class Question:
     judges: tuple[str, ...] = ()
 
 
+TRUSTED = 0.4
+"""The lower bound of kappa from which on a judge may gate: fair agreement is below it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """How far the judge called `judge` agrees with people on what `criterion` says.
+
+    `kappa` is quadratic-weighted, `bias` is by how much the judge's scores are higher; the
+    intervals are two-sided at 95 %. `confusion` holds (people's score, the judge's, how often) of
+    the `n` replies that both scored; `unscored` are those that the judge gave no verdict on.
+    """
+
+    judge: str
+    criterion: str
+    n: int
+    unscored: int
+    kappa: float | None
+    interval: tuple[float, float] | None
+    bias: float | None
+    bias_interval: tuple[float, float] | None
+    confusion: tuple[tuple[float, float, int], ...] = ()
+
+    @property
+    def doubt(self) -> str:
+        """Why the judge may only advise; empty where it may gate."""
+        if self.interval is not None and self.interval[0] >= TRUSTED:
+            return ""
+        measured = "cannot be measured, because there is only one score"
+        if self.kappa is not None and self.interval is not None:
+            low, high = self.interval
+            measured = f"is {self.kappa:.2f} [{low:.2f}, {high:.2f}]"
+        return (
+            f"the agreement of judge {self.judge} with people (kappa) {measured}, and its lower "
+            f"bound must be {TRUSTED:g}"
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class RecordedScore:
     """A score as a recording keeps it; `check` is the digest of the check with its settings."""

@@ -16,6 +16,7 @@ TABLES = {
     "cases": ("digest", "asked"),
     "votes": ("number", "pair", "rater", "left", "right", "vote", "created"),
     "blinding": ("number", "secret"),
+    "calibrations": ("key", "value"),
 }
 """Table -> its columns, in the order in which they were made."""
 

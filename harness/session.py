@@ -40,6 +40,7 @@ from harness.verdicts import Judgement, judge
 if TYPE_CHECKING:
     from harness.judging import Judged
     from harness.replies import Limits, Replies
+    from harness.store import Store
 
 EVALUATION: pytest.StashKey[Evaluation] = pytest.StashKey()
 UNANSWERED: pytest.StashKey[str] = pytest.StashKey()
@@ -403,15 +404,19 @@ class Session:
         asking = any(result.questions for result in self.results)
         if not asking or any(result.mistake for result in self.results):
             return
+        from harness.calibration import doubts
         from harness.judges import Judges, panel
         from harness.judging import Judged, Wave
+        from harness.store import Store
 
         self.close()  # the models have answered: their memory is free for a judge
         replies: Replies | None = None
         try:
-            replies = self._replies(prepared)
+            store = Store(self.root / self.settings.store / "store.sqlite")
+            replies = self._replies(store, prepared)
             judges = Judges(panel(self.settings, self.root), replies)
-            found = Wave(self.results, self.arms, judges, self.settings.rules).run()
+            trusted = doubts(store, judges)
+            found = Wave(self.results, self.arms, judges, self.settings.rules, trusted).run()
             usage = replies.usage(judges.requests)
         except (HarnessError, EvidenceError) as problem:
             found, usage = Judged(tuple(self.results), errors=(str(problem),)), {}
@@ -422,11 +427,9 @@ class Session:
         self.prepared = replace(prepared, usage={**prepared.usage, **usage})
         self._judged = found
 
-    def _replies(self, prepared: Prepared) -> Replies:
+    def _replies(self, store: Store, prepared: Prepared) -> Replies:
         from harness.replies import Replies
-        from harness.store import Store
 
-        store = Store(self.root / self.settings.store / "store.sqlite")
         prices = self.settings.price_table
         return Replies(store, None, prices, self._limits, spent_usd=prepared.spent_usd)
 

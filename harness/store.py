@@ -23,6 +23,7 @@ from filelock import FileLock
 from harness import progress, salvage
 from harness.records import (
     Arm,
+    Calibration,
     EvidenceError,
     HarnessError,
     Recorded,
@@ -59,6 +60,7 @@ _SCHEMA = (
     " UNIQUE (pair, rater))",
     # What names and orders the pairs that people read, so that nothing else tells their sides.
     "CREATE TABLE blinding (number INTEGER PRIMARY KEY, secret TEXT NOT NULL)",
+    "CREATE TABLE calibrations (key TEXT PRIMARY KEY, value TEXT NOT NULL)",
     f"PRAGMA user_version = {SCHEMA_VERSION}",
 )
 _UNUSABLE = tuple(
@@ -321,6 +323,21 @@ class Store:
             for (pair, rater, left, right, created, _), table in found
             if table
         ]
+
+    def calibration(self, key: str) -> Calibration | None:
+        """Return the last calibration under `key`; None where there is none, or a damaged one."""
+        from pydantic import TypeAdapter, ValidationError
+
+        rows = self._rows("SELECT value FROM calibrations WHERE key = ?", key)
+        try:
+            return TypeAdapter(Calibration).validate_json(rows[0][0]) if rows else None
+        except ValidationError:
+            return None
+
+    def put_calibration(self, key: str, calibration: Calibration) -> None:
+        """Store `calibration` in the place of an earlier one under `key`."""
+        row = (key, _json(as_table(calibration)))
+        self._write(("INSERT OR REPLACE INTO calibrations VALUES (?, ?)", [row]))
 
     def promote(self, run: str, model: str) -> None:
         """Make `model` of `run` the champion."""

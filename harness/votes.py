@@ -114,7 +114,7 @@ def tally(votes: Sequence[Vote], pairs: Iterable[Sides]) -> Tally:
     by_pair = _by_pair(votes, pairs)
     replies = ships(votes)
     said = [[value for _, value in found] for found in by_pair.values()]
-    signs = [_sign(sum(values)) for values in said]
+    signs = list(preferences(votes, by_pair).values())
     wins, losses = signs.count(1), signs.count(-1)
     return Tally(
         raters=tuple(sorted({vote.rater for found in by_pair.values() for vote, _ in found})),
@@ -127,6 +127,12 @@ def tally(votes: Sequence[Vote], pairs: Iterable[Sides]) -> Tally:
         alpha=agreement.alpha(said),
         ships_alpha=agreement.alpha(_ship_ratings(by_pair), "nominal"),
     )
+
+
+def preferences(votes: Sequence[Vote], pairs: Iterable[Sides]) -> dict[Sides, int]:
+    """Return what most raters prefer of each pair that was voted on: 1 the candidate, -1, 0."""
+    found = _by_pair(votes, pairs)
+    return {sides: _sign(sum(value for _, value in said)) for sides, said in found.items()}
 
 
 _ByPair = Mapping[Sides, list[tuple[Vote, int]]]

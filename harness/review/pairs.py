@@ -11,7 +11,8 @@ import hmac
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from harness.records import HarnessError, Recorded, Reply, Role, Vote, canonical_json, reply_digest
+from harness.judges import said
+from harness.records import HarnessError, Recorded, Role, Vote, canonical_json, reply_digest
 from harness.store import Asked, Store
 from harness.votes import Sides
 
@@ -131,10 +132,4 @@ def _pair(before: Recorded, after: Recorded, asked: Asked, secretly: _Secretly) 
 
 
 def _shown(one: Recorded) -> Shown:
-    return Shown(_text(one.reply), reply_digest(one.digest, one.reply))
-
-
-def _text(reply: Reply) -> str:
-    """What people read of a reply; calls of tools stand below its text."""
-    calls = [canonical_json(call.get("function", call)) for call in reply.tool_calls]
-    return "\n\n".join(part for part in (reply.text, *calls) if part)
+    return Shown(said(one.reply), reply_digest(one.digest, one.reply))
