@@ -197,6 +197,18 @@ def test_equal_replies_are_a_tie_that_nobody_is_asked_about(project: Any) -> Non
     assert outcome.status == 0
 
 
+def test_an_empty_reply_loses_without_a_judge(project: Any) -> None:
+    project.write("silent.py", "def nothing(messages):\n    return ''\n")
+    suite(project, RUBRIC, PREFER)
+    with ScriptedJudge(longer) as judge:
+        more = '[tool.harness.candidates.new]\nmodel = "python:silent:nothing"\n'
+        project.settings(more + judge.table(), base="right")
+        outcome = project.run("evals/")
+        assert {asked.texts["answer"] for asked in judge.asked} == {"yes"}
+    assert set(values(outcome, "new", "correctness").values()) == {1}
+    assert set(values(outcome, "new", "preference").values()) == {-1}
+
+
 def test_the_judge_does_not_know_whose_reply_is_whose(project: Any) -> None:
     suite(project, PREFER)
     with ScriptedJudge(longer) as judge:
