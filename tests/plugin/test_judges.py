@@ -363,6 +363,31 @@ def test_a_judge_without_its_key_is_skipped_aloud(project: Any) -> None:
     assert "set the environment variable NO_SUCH_KEY" in " ".join(outcome.text.split())
 
 
+def test_recorded_scores_stand_in_for_a_judge_without_its_key_if_the_check_is_the_same(
+    project: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suite(project, RUBRIC)
+    monkeypatch.setenv("JUDGE_KEY", "sk-1")
+    with ScriptedJudge(longer) as judge:
+        table = judge.table(more='api_key_env = "JUDGE_KEY"')
+        project.settings(table, base="half", new="right")
+        first = project.run("evals/")
+    for name, model in (("old.jsonl", "base"), ("new.jsonl", "new")):
+        assert project.harness("baseline", "save", name, "--model", model)[0] == 0
+    monkeypatch.delenv("JUDGE_KEY")
+    shutil.rmtree(project.root / ".harness")
+    recorded = '[tool.harness.candidates.new]\nmodel = "replay:new.jsonl"\n'
+    project.settings(recorded + table, base="replay:old.jsonl")
+    second = project.run("evals/")
+    assert second.metric("demo.correctness") == first.metric("demo.correctness")
+    assert "demo.correctness is as recorded, because" in " ".join(second.text.split())
+
+    suite(project, 'score.judge("correctness", at_least=5)')
+    third = project.run("evals/")
+    assert "NOT JUDGED: demo.correctness" in third.text
+    assert third.results["metrics"] == []
+
+
 def test_a_check_that_names_an_unknown_judge_is_skipped_aloud(project: Any) -> None:
     suite(project, "score.exact()", 'score.judge("format", judges=["mild"])')
     with ScriptedJudge(longer) as judge:
