@@ -7,14 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import chain
+from pathlib import Path
 
-from harness import rules, trust
+from harness import recording, rules, trust
 from harness.arms import PlannedArm
 from harness.checks import judge as checks
 from harness.checks.judge import Material, Opinion
 from harness.evaluation import ItemResult
 from harness.judges import NONE_CONFIGURED, Errand, Judges, said
-from harness.records import JudgeFigure, Question, Reply, Role, Rule, Score
+from harness.records import JudgeFigure, Question, Recorded, Reply, Role, Rule, Score
 from harness.trust import Answer
 
 _NO_CANDIDATE = "it compares with a baseline, and this run has no candidate"
@@ -75,6 +78,7 @@ class Wave:
         self._judges = judges
         self._gates = gates
         self._doubts = doubts
+        self._arms = [planned.arm for planned in arms]
         self._baseline = arms[0].arm.name
         self._again = {planned.arm.name for planned in arms if planned.arm.first_trial}
         self._compares = any(planned.arm.role is Role.CANDIDATE for planned in arms)
@@ -88,12 +92,19 @@ class Wave:
         for judge in self._judges.panel:
             mine = (sheet for sheet in sheets if judge in sheet.judges)
             self._judges.ask(judge, [errand for sheet in mine for errand in sheet.errands])
-        skipped = self._skipped()
-        answers = [self._answer(one) for one in sheets if one.question.metric not in skipped]
+        silent = self._skipped()
+        recorded = self._recorded(silent)
+        skipped = {metric: why for metric, why in silent.items() if metric not in recorded}
+        answers = [self._answer(one) for one in sheets if one.question.metric not in silent]
+        scores = [*(one.scored for one in answers), *chain.from_iterable(recorded.values())]
         return Judged(
-            results=self._with([*(one.scored for one in answers), *self._undecidable(skipped)]),
+            results=self._with([*scores, *self._undecidable(skipped)]),
             figures=(*trust.figures(answers, self._baseline), *trust.flips(self._judges)),
-            notes=(*_aloud(skipped), *self._advice(answers)),
+            notes=(
+                *_aloud(skipped),
+                *(f"{metric} is as recorded, because {silent[metric]}" for metric in recorded),
+                *self._advice(answers),
+            ),
             errors=(*self._lost(), *self._without_evidence(skipped), *self._overruled(answers)),
         )
 
@@ -216,6 +227,45 @@ class Wave:
             for metric, why in skipped.items()
             if rules.named(self._gates, metric)
         ]
+
+    # ------------------------------------------------------------------ what was judged before
+
+    def _recorded(self, silent: Mapping[str, str]) -> dict[str, list[tuple[int, Score]]]:
+        """Metric -> the scores that the recordings keep, where they do of every reply.
+
+        They must be of the same check, judges included. A preference hangs on another reply too.
+        """
+        found = {}
+        for metric in silent:
+            asked = [each for each in self._questions() if each[1].metric == metric]
+            scores = [(place, score) for place, q in asked if (score := self._kept(place, q))]
+            if len(scores) == len(asked):
+                found[metric] = scores
+        return found
+
+    def _kept(self, place: int, question: Question) -> Score | None:
+        known = set(self._panel_of(question)) <= self._judges.panel.keys()
+        if question.kind == "preference" or not known or not self._panel_of(question):
+            return None
+        result, check = self._results[place], self._digest(question)
+        one = self._recordings.get((result.arm, result.suite, result.digest, result.trial))
+        score = one.scores.get(question.metric) if one else None
+        if score is None or score.value is None or score.check != check:
+            return None
+        blank = checks.blank(question, check)
+        return replace(blank, value=score.value, passed=score.passed, unscored=None)
+
+    @cached_property
+    def _recordings(self) -> dict[tuple[str, str, str, int], Recorded]:
+        """(model, suite, digest of a case, trial) -> what the model's recording holds of it."""
+        return {
+            (arm.name, one.suite, one.digest, one.trial): one
+            for arm in self._arms
+            if arm.spec.recorded
+            for one in recording.read(Path(arm.spec.target), arm.spec.target).replies
+        }
+
+    # ------------------------------------------------------------------ what got lost
 
     def _lost(self) -> list[str]:
         by_judge: dict[str, list[tuple[str, str]]] = {}

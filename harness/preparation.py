@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -169,6 +169,17 @@ class Plan:
         return dict(counts)
 
 
+@contextmanager
+def waiting_its_turn(home: Path) -> Iterator[None]:
+    """Hold the lock of the store in `home` that keeps two processes from asking the same."""
+    from filelock import FileLock
+
+    lock = home / "locks" / "run.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(lock):
+        yield
+
+
 class Preparation:
     """Carries out a `Plan`; afterwards it knows the reply of every item."""
 
@@ -210,11 +221,7 @@ class Preparation:
                 trained or asked.
 
         """
-        from filelock import FileLock
-
-        lock = self._plan.home / "locks" / "run.lock"
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(lock):
+        with waiting_its_turn(self._plan.home):
             self._replay()
             self._refuse_cost()
             self._make_candidates()

@@ -22,7 +22,7 @@ from harness.config import Settings, load
 from harness.evaluation import CaseItem, Evaluation, ItemResult, Talker, result_of
 from harness.evidence import assertion_metric
 from harness.models.secrecy import public_options
-from harness.preparation import Plan, Preparation, Prepared
+from harness.preparation import Plan, Preparation, Prepared, waiting_its_turn
 from harness.records import (
     Decision,
     EvidenceError,
@@ -416,7 +416,9 @@ class Session:
             replies = self._replies(store, prepared)
             judges = Judges(panel(self.settings, self.root), replies)
             trusted = doubts(store, judges)
-            found = Wave(self.results, self.arms, judges, self.settings.rules, trusted).run()
+            wave = Wave(self.results, self.arms, judges, self.settings.rules, trusted)
+            with waiting_its_turn(self.root / self.settings.store):
+                found = wave.run()
             usage = replies.usage(judges.requests)
         except (HarnessError, EvidenceError) as problem:
             found, usage = Judged(tuple(self.results), errors=(str(problem),)), {}

@@ -59,6 +59,7 @@ REMINDER = (
 
 _VERSION = 1
 _NOISE = 1e-9
+_BEGIN = re.compile(r'\{\s*"id"\s*:\s*"([0-9a-f]{32})"')
 _SIDES = {"first": -1.0, "tie": 0.0, "second": 1.0}
 
 
@@ -199,10 +200,10 @@ def opinion(question: Question, bound: str, text: str) -> Opinion:
         ValueError: there is none, or it is not what was asked for; the message says why.
 
     """
-    begins = list(re.finditer(rf'\{{\s*"id"\s*:\s*"{bound}"', text))
+    begins = [found.start() for found in _BEGIN.finditer(text) if found[1] == bound]
     if not begins:
         raise ValueError("the answer holds no verdict with the mark of this call")
-    start = begins[-1].start()
+    start = begins[-1]
     try:
         _, end = JSONDecoder().raw_decode(text, start)
         found = strict_json(text[start:end])

@@ -8,6 +8,8 @@ import sys
 import tomllib
 from pathlib import Path
 
+from scripted_judge import ScriptedJudge
+
 from harness.config import parse
 from harness.data.jsonl import read_rows
 
@@ -119,6 +121,29 @@ def test_the_example_row_is_a_case(tmp_path):
 
 def test_every_toml_example_is_a_valid_configuration():
     examples = blocks("toml")
-    assert len(examples) == 4
+    assert len(examples) == 5
     for example in examples:
         parse(tomllib.loads(example)["tool"]["harness"])
+
+
+def test_the_examples_about_judges_run(tmp_path):
+    page = (ROOT / "docs/judges.md").read_text(encoding="utf-8")
+    [settings] = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    [checks] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    with ScriptedJudge(lambda asked: asked.verdict(VERDICTS[asked.kind])) as judge:
+        here = re.sub(r"http://127\.0\.0\.1:\d+/v1", judge.url, settings)
+        here = here.replace('api_key_env = "JUDGE_KEY"', f'base_url = "{judge.url}"')
+        for path, text in {
+            "pyproject.toml": PROJECT + here,
+            "services.py": SERVICES,
+            "evals/test_questions.py": f"{SUITE.partition('def ')[0]}{checks}",
+            "datasets/questions.jsonl": blocks("json")[0],
+        }.items():
+            (tmp_path / path).parent.mkdir(exist_ok=True)
+            (tmp_path / path).write_text(text, encoding="utf-8")
+        run("pytest evals/", tmp_path)
+        assert {asked.model for asked in judge.asked} == {"NAME", "OTHER"}
+        assert len(judge.asked) == 2 * 4  # two judges; equal replies, so each is judged once
+
+
+VERDICTS = {"rubric": 4, "criteria": True, "preference": "tie"}

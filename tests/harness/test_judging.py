@@ -94,9 +94,13 @@ def results(draw: random.Random) -> Iterator[ItemResult]:
             yield result(case, arm, reply)
 
 
-def run(seed: int, right: float) -> tuple[Comparison, Judged]:
+def judged_by_coin(given: Iterable[ItemResult], seed: int, right: float) -> Judged:
     judges = Judges({"coin": ModelSpec("coin", "python", "coin")}, Coin(seed, right), quiet)
-    judged = Wave(list(results(random.Random(f"cases {seed}"))), ARMS, judges).run()
+    return Wave(list(given), ARMS, judges).run()
+
+
+def run(seed: int, right: float) -> tuple[Comparison, Judged]:
+    judged = judged_by_coin(results(random.Random(f"cases {seed}")), seed, right)
     evidence = evidence_of(judged.results)
     models = evidence.scores["demo.preference"]
     before, after = (series("demo.preference", arm, models) for arm in ("base", "new"))
@@ -128,3 +132,24 @@ def test_a_judge_that_guesses_raises_an_alarm() -> None:
     compared, judged = run(0, 0.5)
     assert compared.ties > PAIRS / 3
     assert any("same of both orders" in alarm for alarm in judged.alarms)
+
+
+def test_winners_that_are_always_the_longer_ones_raise_an_alarm() -> None:
+    pairs = [
+        result(case, arm, text)
+        for case in range(PAIRS)
+        for arm, text in (("base", "poor"), ("new", "good, and longer"))
+    ]
+    judged = judged_by_coin(pairs, 0, 1.0)
+    [alarm] = judged.alarms
+    assert f"the longer reply scores higher in {PAIRS} of {PAIRS} pairs that differ" in alarm
+
+
+def test_a_length_that_sways_nobody_raises_no_alarm() -> None:
+    pairs = [
+        result(case, arm, text)
+        for case in range(PAIRS)
+        for arm, text in (("base", f"poor{case % 7 * '.'}"), ("new", f"good{case % 5 * '.'}"))
+    ]
+    judged = judged_by_coin(pairs, 0, 1.0)
+    assert judged.alarms == ()

@@ -197,6 +197,18 @@ def test_equal_replies_are_a_tie_that_nobody_is_asked_about(project: Any) -> Non
     assert outcome.status == 0
 
 
+def test_an_empty_reply_loses_without_a_judge(project: Any) -> None:
+    project.write("silent.py", "def nothing(messages):\n    return ''\n")
+    suite(project, RUBRIC, PREFER)
+    with ScriptedJudge(longer) as judge:
+        more = '[tool.harness.candidates.new]\nmodel = "python:silent:nothing"\n'
+        project.settings(more + judge.table(), base="right")
+        outcome = project.run("evals/")
+        assert {asked.texts["answer"] for asked in judge.asked} == {"yes"}
+    assert set(values(outcome, "new", "correctness").values()) == {1}
+    assert set(values(outcome, "new", "preference").values()) == {-1}
+
+
 def test_the_judge_does_not_know_whose_reply_is_whose(project: Any) -> None:
     suite(project, PREFER)
     with ScriptedJudge(longer) as judge:
@@ -349,6 +361,31 @@ def test_a_judge_without_its_key_is_skipped_aloud(project: Any) -> None:
     outcome = project.run("evals/")
     assert outcome.status == 0
     assert "set the environment variable NO_SUCH_KEY" in " ".join(outcome.text.split())
+
+
+def test_recorded_scores_stand_in_for_a_judge_without_its_key_if_the_check_is_the_same(
+    project: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suite(project, RUBRIC)
+    monkeypatch.setenv("JUDGE_KEY", "sk-1")
+    with ScriptedJudge(longer) as judge:
+        table = judge.table(more='api_key_env = "JUDGE_KEY"')
+        project.settings(table, base="half", new="right")
+        first = project.run("evals/")
+    for name, model in (("old.jsonl", "base"), ("new.jsonl", "new")):
+        assert project.harness("baseline", "save", name, "--model", model)[0] == 0
+    monkeypatch.delenv("JUDGE_KEY")
+    shutil.rmtree(project.root / ".harness")
+    recorded = '[tool.harness.candidates.new]\nmodel = "replay:new.jsonl"\n'
+    project.settings(recorded + table, base="replay:old.jsonl")
+    second = project.run("evals/")
+    assert second.metric("demo.correctness") == first.metric("demo.correctness")
+    assert "demo.correctness is as recorded, because" in " ".join(second.text.split())
+
+    suite(project, 'score.judge("correctness", at_least=5)')
+    third = project.run("evals/")
+    assert "NOT JUDGED: demo.correctness" in third.text
+    assert third.results["metrics"] == []
 
 
 def test_a_check_that_names_an_unknown_judge_is_skipped_aloud(project: Any) -> None:
