@@ -10,6 +10,7 @@ from pathlib import Path
 
 from scripted_judge import ScriptedJudge
 
+from harness.calibration import labels
 from harness.config import parse
 from harness.data.jsonl import read_rows
 
@@ -98,7 +99,7 @@ def test_the_commands_about_a_model_that_goes_away_work_in_their_order(tmp_path)
         (tmp_path / path).parent.mkdir(exist_ok=True)
         (tmp_path / path).write_text(text, encoding="utf-8")
     commands = [line[2:] for block in COMMANDS.findall(README) for line in block.splitlines()]
-    assert len(commands) == 8
+    assert len(commands) == 10
     for command in commands:
         run(command, tmp_path)
     assert read_rows(tmp_path / "datasets/old.jsonl", tmp_path)[0].messages[-1]["content"] == "yes"
@@ -121,7 +122,7 @@ def test_the_example_row_is_a_case(tmp_path):
 
 def test_every_toml_example_is_a_valid_configuration():
     examples = blocks("toml")
-    assert len(examples) == 5
+    assert len(examples) == 6
     for example in examples:
         parse(tomllib.loads(example)["tool"]["harness"])
 
@@ -147,3 +148,12 @@ def test_the_examples_about_judges_run(tmp_path):
 
 
 VERDICTS = {"rubric": 4, "criteria": True, "preference": "tie"}
+
+
+def test_the_example_labels_are_labels(tmp_path):
+    judges = (ROOT / "docs/judges.md").read_text(encoding="utf-8")
+    [rows] = re.findall(r"<!-- labels -->\n```json\n(.*?)```", judges, re.DOTALL)
+    (tmp_path / "labels.jsonl").write_text(rows, encoding="utf-8")
+    kinds = [label.question.criterion for label in labels(tmp_path / "labels.jsonl")]
+    assert kinds[:2] == ["correctness", "tone"]
+    assert len(kinds) == 3

@@ -92,10 +92,7 @@ def test_a_judge_is_compared_with_peoples_labels(project: Any) -> None:
     assert "it may gate" in text
 
 
-@pytest.mark.parametrize(
-    "gate", ["", '[tool.harness.gates]\n"demo.correctness" = { at_least = 2 }\n']
-)
-def test_a_judge_that_agrees_too_little_advises_and_does_not_gate(project: Any, gate: str) -> None:
+def test_a_gate_on_a_judge_that_agrees_too_little_is_undecidable(project: Any) -> None:
     project.write("evals/test_demo.py", SUITE)
     labels(project, PEOPLE)
     with ScriptedJudge(
@@ -139,19 +136,25 @@ def test_peoples_votes_calibrate_the_preferences_of_a_judge(project: Any) -> Non
             votes.append(pair.vote("anna", "tie" if n % 4 == 0 else mine))
         store.put_votes(votes)
 
-    def yes(asked: Asked) -> str:
-        first = asked.texts["first answer"] == "yes"
+    def contrary(asked: Asked) -> str:
+        first = asked.texts["first answer"] == "no"
         return asked.verdict("first" if first else "second")
 
-    status, text, judge = calibrated(project, yes, "--votes", "latest")
+    with ScriptedJudge(contrary) as judge:
+        project.settings(judge.table(), base="wrong", new="right")
+        status, text = project.harness("judge", "calibrate", "strict", "--votes", "latest")
+        asked = len(judge.asked)
+        project.write("evals/test_demo.py", SUITE.replace('judge("correctness")', "prefer()"))
+        run = project.run()
     assert status == 0, text
-    assert len(judge.asked) == 48  # 24 pairs in both orders
+    assert asked == len(judge.asked) == 48  # 24 pairs in both orders, and the run knows them
     assert "judge strict on preference: 24 labels" in text
-    (_, left, none, _), tie, (_, _, never, right) = (cells(text, side) for side in (-1, 0, 1))
+    (_, never, _, left), tie, (_, right, _, none) = (cells(text, side) for side in (-1, 0, 1))
     assert (none, never) == (NOTHING, NOTHING)
     assert int(left) + int(right) == 18
     assert int(tie[1]) + int(tie[3]) == 6
-    assert "it may gate" in text
+    assert "it advises and does not gate" in text
+    assert "demo.preference advises and does not gate" in " ".join(run.text.split())
 
 
 def test_labels_without_a_verdict_are_counted_and_too_few_are_no_evidence(project: Any) -> None:
