@@ -285,8 +285,7 @@ def review_result(
 ) -> None:
     """Say what people prefer, what they would ship and whether they agree."""
     from harness.history import find_run
-    from harness.report import review as tables
-    from harness.review import desk
+    from harness.review import desk, tables
 
     with _store() as store:
         for path in votes or ():

@@ -10,6 +10,7 @@ import hmac
 import secrets
 import socket
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
@@ -55,7 +56,9 @@ def serve(
             server_header=False,
         )
         say(f"http://{HOST}:{port}/{token}/")
-        uvicorn.Server(config).run(sockets=[listener])
+        say("every vote is stored as it is given; end with Ctrl-C")
+        with suppress(KeyboardInterrupt):
+            uvicorn.Server(config).run(sockets=[listener])
 
 
 def _listening() -> socket.socket:
