@@ -163,13 +163,15 @@ def calibrate(
 
     Raises:
         HarnessError: there is no such judge, or it cannot be asked.
-        EvidenceError: fewer than 20 labels of a question were answered.
+        EvidenceError: there are fewer than 20 labels on a question (then nobody is asked), or the
+            judge gave a verdict on fewer.
 
     """
     judges = panel(settings, root)
     if name not in judges:
         known = f"there: {', '.join(judges)}" if judges else NONE_CONFIGURED
         raise HarnessError(f"pyproject.toml: tool.harness.judges: no judge {name!r}; {known}")
+    _refuse_few(given)
     store = Store(root / settings.store / "store.sqlite")
     with closing(Replies(store, table=settings.price_table)) as replies:
         asker = Judges({name: judges[name]}, replies)
@@ -183,6 +185,16 @@ def calibrate(
         for one, calibration in made.items():
             store.put_calibration(one, calibration)
     return list(made.values())
+
+
+def _refuse_few(given: Sequence[Label]) -> None:
+    few = [each for each in _by_question(given).items() if len(each[1]) < LABELS_AT_LEAST]
+    if few or not given:
+        what = f"{len(few[0][1])} labels on {_title(few[0][0])}" if few else "0 labels"
+        raise EvidenceError(
+            f"only {what}, and it takes {LABELS_AT_LEAST} at least; label more replies, or "
+            "vote on more pairs with `harness review`"
+        )
 
 
 def _by_question(given: Iterable[Label]) -> Mapping[Question, list[Label]]:
@@ -200,9 +212,8 @@ def _calibration(
     if len(pairs) < LABELS_AT_LEAST:
         lost = next((error for _, _, error in judges.lost), "")
         raise EvidenceError(
-            f"{len(given)} labels on {_title(question)}, and judge {name} gave a verdict on "
-            f"{len(pairs)} of them{f' ({lost})' if lost else ''}; it takes {LABELS_AT_LEAST} at "
-            "least"
+            f"judge {name} gave a verdict on {len(pairs)} of {len(given)} labels on "
+            f"{_title(question)}{f' ({lost})' if lost else ''}; it takes {LABELS_AT_LEAST} at least"
         )
     people, its = zip(*pairs, strict=True)
     kappa, bias = agreement.quadratic_kappa(people, its), agreement.bias(people, its)

@@ -166,10 +166,18 @@ def test_labels_without_a_verdict_are_counted_and_too_few_are_no_evidence(projec
     status, text, _ = calibrated(project, shy)
     assert status == 0
     assert "25 labels, 15 without verdict" in text
-    labels(project, PEOPLE[:19])
-    status, text, _ = calibrated(project, lenient)
+    labels(project, PEOPLE[:30])
+    status, text, _ = calibrated(project, lambda asked: "No.")
     assert status == 6
-    assert "gave a verdict on 19 of them; it takes 20 at least" in " ".join(text.split())
+    assert re.search(r"gave a verdict on 0 of 30 labels on correctness; it takes 20", text)
+
+
+@pytest.mark.parametrize("count", [0, 19])
+def test_nobody_is_asked_about_too_few_labels(project: Any, count: int) -> None:
+    labels(project, PEOPLE[:count])
+    status, text, judge = calibrated(project, lenient)
+    assert (status, judge.asked) == (6, [])
+    assert f"only {count} labels" in text
 
 
 @pytest.mark.parametrize(
