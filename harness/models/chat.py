@@ -75,6 +75,11 @@ class Provider:
             loop.call_soon_threadsafe(_let_go, arrived)
             loop.call_soon_threadsafe(inbox.clear)
 
+    @property
+    def in_flight(self) -> int:
+        """How many calls have left and are not stored yet."""
+        return sum(account.lane.pace.in_flight for account in self._accounts.values())
+
     def close(self) -> None:
         """Close the connections and end the thread."""
         if self._loop is None or self._thread is None:
