@@ -110,6 +110,21 @@ def test_a_key_is_nowhere(project: Any, behaviour: dict[str, Any], where: str) -
         assert found_in(project.root, writing) == []
 
 
+def test_a_key_is_nowhere_with_workers_and_in_what_the_command_says(project: Any) -> None:
+    with Loopback(echo=True) as server:
+        told = f"{server.url}?key={quote(CANARY, safe='')}"
+        project.pyproject(settings(server, url=told))
+        project.rows("data/demo.jsonl", project.questions(6))
+        project.write("evals/test_demo.py", CURIOUS)
+        outcome = project.run("evals/", "-n", "2", *NOISY, "--junitxml=junit.xml")
+        status, said = project.harness("record", "first", "data/demo.jsonl", "-o", "first.jsonl")
+    assert (outcome.status, status) == (6, 6)
+    assert "401" in said
+    for writing in WRITINGS:
+        assert writing not in outcome.text + said
+        assert found_in(project.root, writing) == []
+
+
 def found_in(root: Path, writing: str) -> list[str]:
     """Name the files below `root` that hold the text, but for the settings themselves."""
     return [
