@@ -108,9 +108,11 @@ from inspect_ai.scorer import exact
 from inspect_ai.solver import generate
 
 samples = [Sample(input=row[-2]["content"], target=row[-1]["content"]) for row in ROWS]
+CHAT = {"responses_api": False}  # the protocol that the others are asked with
 config = GenerateConfig(max_connections=64, temperature=0.0, seed=0, max_tokens=128)
 models = [
-    get_model(f"openai/{name}", base_url=BASE_URL, api_key="none", config=config) for name in MODELS
+    get_model(f"openai/{name}", base_url=BASE_URL, api_key="none", config=config, **CHAT)
+    for name in MODELS
 ]
 task = Task(dataset=MemoryDataset(samples), solver=generate(), scorer=exact())
 done = eval(task, model=models, display="none", max_samples=64, max_tasks=2, log_dir="logs")
