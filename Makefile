@@ -23,6 +23,7 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/gate_sessions.py
 	$(BIN)/python benchmarks/replies.py
 	$(BIN)/python benchmarks/local.py
+	$(BIN)/python benchmarks/judge.py
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .

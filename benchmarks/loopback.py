@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import re
 import subprocess
 import sys
 import urllib.request
@@ -24,6 +25,8 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import quote
 
+_JUDGED = re.compile(r'^\{"id": "([0-9a-f]{32})".*"better"', re.MULTILINE)
+
 
 @dataclass(frozen=True)
 class Behaviour:
@@ -32,7 +35,8 @@ class Behaviour:
     `rate` calls a second are admitted (a bucket that holds those of `burst_s` seconds), others are
     told when to come again: in whole seconds where `whole_seconds`. `pause_s` is what the 429s by
     `refused` ask to wait. With `echo` every answer is a 401 that repeats what was sent. About one
-    text in `wrong_every` is answered "no" instead of "yes".
+    text in `wrong_every` is answered "no" instead of "yes". Where a judge is asked which answer is
+    better, it is the first in every other call.
     """
 
     latency_s: float = 0.0
@@ -237,9 +241,14 @@ def _http(status: int, value: Any, headers: str = "") -> bytes:
 
 
 def _completion(text: str, body: dict[str, Any], behaviour: Behaviour) -> dict[str, Any]:
-    wrong = behaviour.wrong_every and zlib.crc32(text.encode()) % behaviour.wrong_every == 0
+    number = zlib.crc32(text.encode())
+    wrong = behaviour.wrong_every and number % behaviour.wrong_every == 0
+    content = "no" if wrong else "yes"
+    if mark := _JUDGED.search(text):
+        better = "first" if number % 2 else "second"
+        content = json.dumps({"id": mark[1], "evidence": "it is better", "better": better})
     words = sum(len(str(message["content"]).split()) for message in body["messages"])
-    message = {"role": "assistant", "content": "no" if wrong else "yes"}
+    message = {"role": "assistant", "content": content}
     return {
         "id": "x",
         "object": "chat.completion",

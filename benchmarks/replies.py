@@ -98,35 +98,35 @@ def _wire(folder: Path) -> Iterator[str]:
     limit = calls * LATENCY_S / IN_FLIGHT
     print(f"\n{CASES} cases x {len(MODELS)} models, {LATENCY_S} s each, {IN_FLIGHT} in flight\n")
     with Loopback(latency_s=LATENCY_S, wrong_every=9) as server:
-        project = _project(folder / "wire", server, CASES)
+        project = project_of(folder / "wire", server, CASES)
         raw = _raw_client(server, project)
         server.forget()
-        cold = _run(project, "-m", "pytest", "evals/")
+        cold = run(project, "-m", "pytest", "evals/")
         asked = server.stats()
-        warm = _run(project, "-m", "pytest", "evals/")
+        warm = run(project, "-m", "pytest", "evals/")
         left = server.stats()["requests"] - asked["requests"]
-        bare = _run(project, "-m", "pytest", "-p", "no:finetune", "bare/", plain=True)
-    _row("calls x latency / in flight", f"{limit:.2f} s")
-    _row("bare openai client", f"{raw.seconds:.2f} s", f"{raw.seconds / limit:.2f} x the limit")
-    _row("pytest, first run", f"{cold.seconds:.2f} s", f"{cold.seconds / limit:.2f} x the limit")
-    _row("", "", f"{cold.seconds / raw.seconds:.2f} x the bare client")
-    _row("of that, first call to last answer", f"{asked['seconds']:.2f} s")
-    _row("pytest, next run", f"{warm.seconds:.2f} s", f"{warm.seconds / bare.seconds:.2f} x bare")
-    _row("bare pytest, as many empty tests", f"{bare.seconds:.2f} s")
+        bare = run(project, "-m", "pytest", "-p", "no:finetune", "bare/", plain=True)
+    row("calls x latency / in flight", f"{limit:.2f} s")
+    row("bare openai client", f"{raw.seconds:.2f} s", f"{raw.seconds / limit:.2f} x the limit")
+    row("pytest, first run", f"{cold.seconds:.2f} s", f"{cold.seconds / limit:.2f} x the limit")
+    row("", "", f"{cold.seconds / raw.seconds:.2f} x the bare client")
+    row("of that, first call to last answer", f"{asked['seconds']:.2f} s")
+    row("pytest, next run", f"{warm.seconds:.2f} s", f"{warm.seconds / bare.seconds:.2f} x bare")
+    row("bare pytest, as many empty tests", f"{bare.seconds:.2f} s")
     if asked["requests"] != calls or left:
         yield f"{asked['requests']} calls instead of {calls}, and {left} in the next run"
-    yield from _above("first run / bare client", cold.seconds / raw.seconds, MOST_OF_RAW)
-    yield from _above("first run / limit", cold.seconds / limit, MOST_OF_LIMIT)
-    yield from _above("next run / bare pytest", warm.seconds / bare.seconds, MOST_OF_BARE)
+    yield from above("first run / bare client", cold.seconds / raw.seconds, MOST_OF_RAW)
+    yield from above("first run / limit", cold.seconds / limit, MOST_OF_LIMIT)
+    yield from above("next run / bare pytest", warm.seconds / bare.seconds, MOST_OF_BARE)
 
 
 def _memory(folder: Path) -> Iterator[str]:
     with Loopback() as server:
-        took = _run(_project(folder / "many", server, MANY_CASES), "-m", "pytest", "evals/")
+        took = run(project_of(folder / "many", server, MANY_CASES), "-m", "pytest", "evals/")
     print()
-    _row(f"{MANY_CASES} cases x {len(MODELS)} models", f"{took.megabytes:.0f} MB resident")
-    _row("", f"{took.seconds:.0f} s without latency")
-    yield from _above("megabytes", took.megabytes, MOST_MEGABYTES)
+    row(f"{MANY_CASES} cases x {len(MODELS)} models", f"{took.megabytes:.0f} MB resident")
+    row("", f"{took.seconds:.0f} s without latency")
+    yield from above("megabytes", took.megabytes, MOST_MEGABYTES)
 
 
 def _storm(folder: Path) -> Iterator[str]:
@@ -135,16 +135,16 @@ def _storm(folder: Path) -> Iterator[str]:
     print(f"\n{calls} calls, of which the server answers {told}\n")
     with Loopback(latency_s=0.01, **STORM) as server:
         more = f"timeout_s = {STORM_TIMEOUT_S}"
-        project = _project(folder / "storm", server, STORM_CASES, more)
-        took = _run(project, "-m", "pytest", "evals/")
+        project = project_of(folder / "storm", server, STORM_CASES, more)
+        took = run(project, "-m", "pytest", "evals/")
         first = server.stats()
-        _run(project, "-m", "pytest", "evals/")
+        run(project, "-m", "pytest", "evals/")
         again = server.stats()["requests"] - first["requests"]
     errors = json.loads((project / "reports/latest/results.json").read_text())["errors"]
     twice = sum(times > 1 for times in first["done"].values())
-    _row("replies", f"{len(first['done'])} of {calls}", f"{took.seconds:.1f} s")
-    _row("requests", f"{first['requests']}")
-    _row("answered and asked again", f"{twice}")
+    row("replies", f"{len(first['done'])} of {calls}", f"{took.seconds:.1f} s")
+    row("requests", f"{first['requests']}")
+    row("answered and asked again", f"{twice}")
     if len(first["done"]) != calls or twice or again or errors:
         yield f"the storm: {len(first['done'])} replies, {twice} twice, {again} again, {errors}"
 
@@ -154,13 +154,13 @@ def _rates(folder: Path) -> Iterator[str]:
     for rate, calls in RATES.items():
         with Loopback(latency_s=LATENCY_S, rate=rate) as server:
             cases = calls // len(MODELS)
-            project = _project(folder / f"rate-{rate}", server, cases, "max_concurrency = 128")
-            _run(project, "-m", "pytest", "evals/")
+            project = project_of(folder / f"rate-{rate}", server, cases, "max_concurrency = 128")
+            run(project, "-m", "pytest", "evals/")
             stats = server.stats()
         late = stats["times"][calls // 2 :]
         settled = (len(late) - 1) / (late[-1] - late[0])
         refused = stats["statuses"].get("429", 0)
-        _row(f"L = {rate}", f"{settled:.1f} a second", f"{refused} of {calls} refused")
+        row(f"L = {rate}", f"{settled:.1f} a second", f"{refused} of {calls} refused")
         if abs(settled / rate - 1) > OFF_THE_RATE or stats["answered"] != calls:
             yield f"L = {rate}: {stats['answered']} answers, {settled:.1f} a second"
 
@@ -168,21 +168,21 @@ def _rates(folder: Path) -> Iterator[str]:
 def _peers(folder: Path) -> Iterator[str]:
     print(f"\n{FEW_CASES} cases x {len(MODELS)} models, {LATENCY_S} s each\n")
     with Loopback(latency_s=LATENCY_S) as server:
-        project = _project(folder / "few", server, FEW_CASES)
-        ours = _run(project, "-m", "pytest", "evals/")
-        _row("pytest-finetune", f"{ours.seconds:.2f} s")
+        project = project_of(folder / "few", server, FEW_CASES)
+        ours = run(project, "-m", "pytest", "evals/")
+        row("pytest-finetune", f"{ours.seconds:.2f} s")
         for name, least in TIMES_FASTER.items():
             python, said = replies_peers.environment(name, folder / "peers")
             if python is None:
-                _row(name, "not measured", said[:80])
+                row(name, "not measured", said[:80])
                 continue
             try:
                 theirs = _peer(name, python, server, project)
             except RuntimeError as problem:
-                _row(f"{name} {said}", "not measured", str(problem)[-80:])
+                row(f"{name} {said}", "not measured", str(problem)[-80:])
                 continue
             times = theirs.seconds / ours.seconds
-            _row(f"{name} {said}", f"{theirs.seconds:.2f} s", f"{times:.1f} x ours")
+            row(f"{name} {said}", f"{theirs.seconds:.2f} s", f"{times:.1f} x ours")
             if times < least:
                 yield f"only {times:.1f} x faster than {name}, not {least:g} x"
 
@@ -194,13 +194,17 @@ def _peer(name: str, python: Path, server: Loopback, project: Path) -> Took:
     text = replies_peers.text(name, server.url, project / "cases.jsonl", MODELS)
     (folder / peer.file).write_text(text)
     server.forget()
-    took = _run(folder, *peer.command, python=str(python), environment=peer.environment)
+    took = run(folder, *peer.command, python=str(python), environment=peer.environment)
     if (calls := server.stats()["answered"]) != FEW_CASES * len(MODELS):
         raise RuntimeError(f"it made {calls} calls")
     return took
 
 
-def _project(root: Path, server: Loopback, cases: int, more: str = "") -> Path:
+def project_of(root: Path, server: Loopback, cases: int, more: str = "") -> Path:
+    """Make a project with a suite of so many cases, its models behind `server`.
+
+    `more` are lines of TOML for the tables of both models.
+    """
     for folder in ("evals", "bare"):
         (root / folder).mkdir(parents=True)
     rows = (
@@ -221,10 +225,10 @@ def _turn(role: str, content: str) -> dict[str, str]:
 def _raw_client(server: Loopback, project: Path) -> Took:
     script = str(HERE / "raw_client.py")
     cases = str(project / "cases.jsonl")
-    return _run(project, script, server.url, cases, str(IN_FLIGHT), *MODELS)
+    return run(project, script, server.url, cases, str(IN_FLIGHT), *MODELS)
 
 
-def _run(
+def run(
     folder: Path,
     *command: str,
     python: str = sys.executable,
@@ -253,12 +257,14 @@ def _run(
     return Took(seconds, usage.ru_maxrss / 1024)
 
 
-def _above(what: str, value: float, most: float) -> Iterator[str]:
+def above(what: str, value: float, most: float) -> Iterator[str]:
+    """Yield a sentence if a limit is missed."""
     if value > most:
         yield f"{what}: {value:.2f} > {most:g}"
 
 
-def _row(*cells: str) -> None:
+def row(*cells: str) -> None:
+    """Print a row of a table."""
     print(f"  {cells[0]:38}" + "".join(f"{cell:>20}  " for cell in cells[1:]), flush=True)
 
 

@@ -16,3 +16,5 @@ def test_skill(case, score):
 def test_answer(case, score):
     if "answer" in case.tags:
         score.rouge()
+        score.judge("correctness")  # asked where [tool.harness.judges] names a judge
+        score.prefer()

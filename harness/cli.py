@@ -6,9 +6,10 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 from harness.records import EvidenceError, HarnessError
 
@@ -27,6 +28,25 @@ app = typer.Typer(
 baseline_app = typer.Typer(no_args_is_help=True, help="Keep what a baseline replied.")
 runs_app = typer.Typer(help="List earlier runs, show one, or compare two.")
 cache_app = typer.Typer(help="Say what the cache of replies holds, make room, explain a miss.")
+
+
+class _PageByDefault(TyperGroup):
+    """`harness review RUN` is `harness review page RUN`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put the command before arguments that begin with none."""
+        if args[:1] != ["--help"] and not (args and args[0] in self.commands):
+            args = ["page", *args]
+        return super().parse_args(ctx, args)
+
+
+review_app = typer.Typer(
+    cls=_PageByDefault,
+    help="Let people read pairs of replies blindly; `review RUN` is `review page RUN`.",
+)
+judge_app = typer.Typer(no_args_is_help=True, help="Compare judges with people.")
+app.add_typer(review_app, name="review")
+app.add_typer(judge_app, name="judge")
 app.add_typer(baseline_app, name="baseline")
 app.add_typer(runs_app, name="runs")
 app.add_typer(cache_app, name="cache")
@@ -222,6 +242,83 @@ def explain(
     with _store() as store:
         calls = store.calls()
     _print(*(Text(line(told)) for told in history_of(case, calls)))
+
+
+LatestRun = Annotated[
+    str, typer.Argument(metavar="[RUN]", help="a run: its id, its beginning, or latest")
+]
+
+
+@review_app.command("page")
+def review_page(
+    run: LatestRun = "latest",
+    candidate: Annotated[str, typer.Option(help="the candidate, where there are several")] = "",
+    suite: Annotated[str, typer.Option(help="only cases of this suite")] = "",
+    pairs: Annotated[int, typer.Option(min=1, help="how many pairs to read")] = 20,
+    rater: Annotated[str, typer.Option(help="who reads; by default your login name")] = "",
+    serve: Annotated[
+        bool, typer.Option("--serve", help="serve the page here and store every vote at once")
+    ] = False,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="the page to write")] = None,
+) -> None:
+    """Write a page of pairs to read blindly, or serve it (this is the default command)."""
+    from harness.config import load
+    from harness.review import desk
+
+    root = _project_root(Path.cwd())
+    with _store() as store:
+        reading = desk.reading(store, run, candidate, suite, pairs, rater)
+        if serve:
+            from harness.review.server import serve as serve_page
+
+            serve_page(store, reading.run, reading.pairs, reading.rater, typer.echo)
+        else:
+            typer.echo(desk.written(reading, out, root / load(root).reports))
+
+
+@review_app.command("result")
+def review_result(
+    run: LatestRun = "latest",
+    votes: Annotated[
+        list[Path] | None, typer.Option(help="first import the votes that a page offered")
+    ] = None,
+) -> None:
+    """Say what people prefer, what they would ship and whether they agree."""
+    from harness.history import find_run
+    from harness.review import desk, tables
+
+    with _store() as store:
+        for path in votes or ():
+            typer.echo(desk.imported(store, path))
+        found = find_run(store, run, answered=True)
+        _print(*tables.lines(found, desk.results(store, found)))
+
+
+@judge_app.command("calibrate")
+def calibrate(
+    name: Annotated[str, typer.Argument(help="a judge of [tool.harness.judges]")],
+    labels: Annotated[Path | None, typer.Option(help="a JSONL file of people's labels")] = None,
+    votes: Annotated[
+        str, typer.Option(metavar="RUN", help="the votes on the pairs of a run, such as latest")
+    ] = "",
+) -> None:
+    """Compare a judge with people; one that agrees too little only advises in later runs."""
+    from harness import calibration
+    from harness.config import load
+    from harness.history import find_run
+    from harness.report import judges as tables
+
+    if bool(labels) == bool(votes):
+        raise HarnessError("say what people said: --labels FILE, or --votes RUN")
+    root = _project_root(Path.cwd())
+    sys.path.append(str(root))  # python: models of the project, as `python -m pytest` finds them
+    if labels:
+        given = calibration.labels(labels)
+    else:
+        with _store() as store:
+            given = calibration.votes(store, find_run(store, votes, answered=True))
+    for made in calibration.calibrate(name, given, load(root), root):
+        _print(*tables.lines(made))
 
 
 @contextmanager

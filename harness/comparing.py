@@ -291,7 +291,7 @@ class _Means:
             p=worse,
             p_better=better,
             se=stats.cluster_se(differences, groups),
-            binary=alone and {*before, *after} <= {0, 1},
+            binary=alone and {*before, *after} <= {0, 1} and (frame.low or 0) <= 0,
             noise_share=_noise_share(frame, *values),
             skew=_skew(sums, groups),
             deviation=math.sqrt(stats.variance(differences)) if frame.n > 1 else None,

@@ -22,7 +22,7 @@ from pydantic import (
 )
 
 from harness.prices import Price, Prices
-from harness.records import HarnessError, Rule
+from harness.records import RULES, WOULD_SHIP, HarnessError, Rule
 
 DEFAULT_BASE = "bundled:pocket"
 
@@ -52,6 +52,25 @@ class ModelSettings(_Table):
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     seed: int | None = None
     revision: str | None = None
+
+
+class JudgeSettings(ModelSettings):
+    """`[tool.harness.judges.NAME]`: a model that judges replies.
+
+    Its `system` stands behind the instructions that all judges get; it is asked at temperature 0.
+    """
+
+    max_tokens: Annotated[int, Field(ge=1)] | None = 1024
+
+    @model_validator(mode="after")
+    def _judges(self) -> JudgeSettings:
+        if refused := self.model_fields_set & {"template", "few_shot", "shots"}:
+            raise ValueError(f"what a judge is asked is fixed; drop {', '.join(sorted(refused))}")
+        if self.temperature:
+            raise ValueError("judges are asked at temperature 0; drop temperature")
+        if self.model.startswith("replay:"):
+            raise ValueError("a recording cannot judge; name a model")
+        return self
 
 
 class MixSettings(_Table):
@@ -94,11 +113,8 @@ class CandidateSettings(_Table):
         return self
 
 
-_RULES = ("at_least", "at_most", "better_by", "margin", "max_regressions")
-
-
 class RuleSettings(_Table):
-    """A gate: exactly one of the five rules, in the metric's own unit.
+    """A gate: exactly one of the six rules, in the metric's own unit.
 
     `candidate` and `tag` narrow it to one candidate and to the cases with a tag.
     """
@@ -108,13 +124,16 @@ class RuleSettings(_Table):
     better_by: Annotated[float, Field(ge=0)] | None = None
     margin: Annotated[float, Field(ge=0)] | None = None
     max_regressions: Annotated[int, Field(ge=0)] | None = None
+    max_would_not_ship: Annotated[int, Field(ge=0)] | None = None
     candidate: str | None = None
     tag: str | None = None
 
     @model_validator(mode="after")
     def _exactly_one(self) -> RuleSettings:
-        if len(self.model_fields_set.intersection(_RULES)) != 1:
-            raise ValueError(f"a gate is exactly one of {', '.join(_RULES)}")
+        if len(self.model_fields_set.intersection(RULES)) != 1:
+            raise ValueError(f"a gate is exactly one of {', '.join(RULES)}")
+        if self.max_would_not_ship is not None and self.tag is not None:
+            raise ValueError("max_would_not_ship counts all votes; drop `tag`")
         return self
 
 
@@ -140,6 +159,18 @@ def _model_reference(value: str) -> str:
     return value
 
 
+def _votes_on_their_metric(gates: dict[str, Any]) -> dict[str, Any]:
+    for key, tables in gates.items():
+        if key.rpartition(".")[2] != WOULD_SHIP and any(
+            table.max_would_not_ship is not None for table in tables
+        ):
+            raise ValueError(
+                f"max_would_not_ship counts people's votes and not {key}; "
+                f"write it under {WOULD_SHIP}, or under SUITE.{WOULD_SHIP}"
+            )
+    return gates
+
+
 def _text(value: object) -> object:
     return str(value) if isinstance(value, Path) else value
 
@@ -151,7 +182,8 @@ class Settings(_Table):
     baseline: str | None = None
     candidates: dict[str, CandidateSettings] = {}
     models: dict[str, ModelSettings] = {}
-    gates: dict[str, RuleTables] = {}
+    judges: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,60}$")], JudgeSettings] = {}
+    gates: Annotated[dict[str, RuleTables], AfterValidator(_votes_on_their_metric)] = {}
     prices: dict[Annotated[str, AfterValidator(_model_reference)], PriceSettings] = {}
     mode: Literal["detect", "release"] = "detect"
     alpha: Probability = 0.05

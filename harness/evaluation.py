@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from harness.records import Case, HarnessError, Message, Reply, Score, as_table
+from harness.records import Case, HarnessError, Message, Question, Reply, Score, as_table
 from harness.scoring import first_line
 from harness.suites import Suite
 
@@ -51,6 +51,7 @@ class Evaluation:
     guard: bool
     plain: bool
     scores: list[Score] = field(default_factory=list)
+    questions: list[Question] = field(default_factory=list)
     asserted: bool | None = None
     explanation: str = ""
     mistake: str = ""
@@ -78,7 +79,10 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True)
 class ItemResult:
-    """An `Evaluation` as it travels from a worker to the controller."""
+    """An `Evaluation` as it travels from a worker to the controller.
+
+    `questions` are for judges, who are asked when all items ran.
+    """
 
     suite: str
     id: str
@@ -98,6 +102,7 @@ class ItemResult:
     explanation: str
     mistake: str
     scores: tuple[Score, ...]
+    questions: tuple[Question, ...] = ()
 
     @property
     def holds(self) -> bool:
@@ -106,8 +111,10 @@ class ItemResult:
 
     def to_json(self) -> str:
         """Return the result as ASCII JSON, which survives every transport."""
-        scores = [as_table(score) for score in self.scores]
-        return json.dumps({**as_table(self), "reply": as_table(self.reply), "scores": scores})
+        values = {**as_table(self), "reply": as_table(self.reply)}
+        values["scores"] = [as_table(score) for score in self.scores]
+        values["questions"] = [as_table(question) for question in self.questions]
+        return json.dumps(values)
 
     @staticmethod
     def from_json(text: str) -> ItemResult:
@@ -119,6 +126,7 @@ class ItemResult:
         reply = values["reply"]
         values["reply"] = Reply(**{**reply, "tool_calls": tuple(reply["tool_calls"])})
         values["scores"] = tuple(_score(score) for score in values["scores"])
+        values["questions"] = tuple(_question(question) for question in values["questions"])
         return ItemResult(**values)
 
 
@@ -127,6 +135,12 @@ def _score(values: Mapping[str, Any]) -> Score:
     metric, check = sys.intern(values["metric"]), sys.intern(values["check"])
     labels = tuple(labels) if labels else None
     return Score(**{**values, "metric": metric, "check": check, "labels": labels})
+
+
+def _question(values: Mapping[str, Any]) -> Question:
+    metric = sys.intern(values["metric"])
+    lists = {name: tuple(values[name]) for name in ("levels", "judges")}
+    return Question(**{**values, "metric": metric, **lists})
 
 
 def result_of(evaluation: Evaluation, error: str) -> ItemResult:
@@ -151,6 +165,7 @@ def result_of(evaluation: Evaluation, error: str) -> ItemResult:
         explanation=evaluation.explanation,
         mistake=evaluation.mistake,
         scores=tuple(evaluation.scores),
+        questions=tuple(evaluation.questions),
     )
 
 

@@ -15,7 +15,7 @@ from harness.comparing import (
     value_span,
 )
 from harness.records import Comparison, Decision, Rule, Verdict
-from harness.rules import Gate
+from harness.rules import Gate, is_statistical
 from harness.rules import gated as gates_of
 from harness.wording import what_it_sees
 
@@ -130,7 +130,7 @@ def _family(gated: _Gated, settings: GateSettings) -> list[int]:
         index
         for index, (comparison, rule) in enumerate(gated)
         if comparison.p is not None
-        and (rule.at_least, rule.at_most, rule.max_regressions) == (None, None, None)
+        and is_statistical(rule)
         and not _is_smoke(comparison, settings)
         and not _invalid(comparison)
     ]
@@ -143,6 +143,8 @@ def _is_smoke(comparison: Comparison, settings: GateSettings) -> bool:
 
 
 def _answer(comparison: Comparison, rule: Rule, settings: GateSettings) -> _Answer:
+    if rule.max_would_not_ship is not None:
+        return _would_not_ship(comparison, rule.max_would_not_ship)
     if problem := _invalid(comparison):
         return "undecidable", Decision.UNDECIDABLE, problem
     if rule.at_least is not None:
@@ -208,6 +210,21 @@ def _contract(comparison: Comparison, limit: int) -> _Answer:
     trials = f" by the majority of {comparison.trials} trials" if comparison.trials > 1 else ""
     reason = f"{lost} got worse{trials}; at most {limit:,} may"
     return _passed(comparison.contract_losses <= limit, reason)
+
+
+def _would_not_ship(comparison: Comparison, limit: int) -> _Answer:
+    """Too many are too many however few were read; few enough count when enough were read."""
+    read = wording.count(comparison.n, "reply", "replies")
+    reason = f"people would not ship {comparison.losses:,} of {read}; at most {limit:,} may be so"
+    if comparison.missing and comparison.losses <= limit:
+        suite = comparison.metric.partition(".")[0]
+        reason = (
+            f"people have read {comparison.n:,} of {comparison.n + comparison.missing:,} replies; "
+            f"read them with `harness review --suite {suite} --candidate {comparison.candidate}`, "
+            "then run again"
+        )
+        return "undecidable", Decision.UNDECIDABLE, reason
+    return _passed(comparison.losses <= limit, reason)
 
 
 def _passed(met: bool, reason: str) -> _Answer:

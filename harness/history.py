@@ -22,7 +22,7 @@ from harness.records import (
     RecordedScore,
     Role,
 )
-from harness.store import Promotion, Store
+from harness.store import Asked, Promotion, Store
 
 if TYPE_CHECKING:
     from harness.recording import Recording
@@ -118,6 +118,11 @@ def replies_of(results: Sequence[ItemResult]) -> dict[str, list[Recorded]]:
     for (model, *_), one in found.items():
         by_model.setdefault(model, []).append(one)
     return by_model
+
+
+def asked_by(results: Sequence[ItemResult]) -> dict[str, Asked]:
+    """Return what the cases ask, by digest."""
+    return {result.digest: Asked(result.prompt, result.expected) for result in results}
 
 
 def without_secrets(arm: Arm) -> Arm:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import dis
+from collections.abc import Callable, Iterator, Sequence
 
+from harness.calls import request_of
+from harness.checks.judge import PREFERENCE, Material, question
+from harness.checks.judge import prompt as judge_prompt
+from harness.evaluation import CaseItem, conversation
 from harness.preparation import Plan
-from harness.prices import unpriced
-from harness.records import EvidenceError, Request
+from harness.prices import CHARACTERS_PER_TOKEN, unpriced
+from harness.records import EvidenceError, Message, Question, Request
 from harness.requests import Requests
 from harness.stats import mde_binary
 
@@ -14,12 +19,64 @@ ASSUMED_DISCORDANCE = 0.2
 """The share of cases on which two models differ, for want of a measured one (STATISTICS.md)."""
 
 
-def lines(plan: Plan) -> Iterator[str]:
-    """Yield the lines of `--harness-plan`."""
+Foreseen = Sequence[tuple[CaseItem, Sequence[str]]]
+"""Items with the judge checks (see `judge_checks`) of their functions"""
+
+
+def lines(plan: Plan, foreseen: Foreseen = ()) -> Iterator[str]:
+    """Yield the lines of `--harness-plan`; `foreseen` is what judges will be asked about."""
     yield from _trainings(plan)
     yield from _requests(plan)
     yield from _cost(plan)
+    yield from _judges(plan, foreseen)
     yield from _sights(plan)
+
+
+def judge_checks(function: Callable[..., object]) -> list[str]:
+    """Return the calls of `judge` and `prefer` in the body of a test function, as they stand."""
+    code = getattr(function, "__code__", None)
+    if code is None:
+        return []
+    return [i.argval for i in dis.get_instructions(code) if i.argval in ("judge", "prefer")]
+
+
+def _judges(plan: Plan, foreseen: Foreseen) -> Iterator[str]:
+    """What judges will be asked, about: what a reply will be is known only when it is there."""
+    from harness.judges import panel
+    from harness.models import Models
+    from harness.replies import estimate
+
+    if not any(checks for _, checks in foreseen):
+        return
+    judges, models, table = panel(plan.settings, plan.root), Models(), plan.settings.price_table
+    if not judges:
+        yield "judge checks: skipped, because no judge is configured"
+    for name, spec in judges.items():
+        requests = [
+            request_of(models, spec, messages)
+            for item, checks in foreseen
+            for messages in _put(plan, item, checks)
+        ]
+        expected = estimate(models, requests, table)
+        cost = "" if expected.unpriced else f", at most ${expected.cost_usd:.4g}"
+        yield (
+            f"requests to judge {name}: about {len(requests)}, after the items, if nothing is in "
+            f"the cache and no two replies are equal{cost}"
+        )
+
+
+def _put(plan: Plan, item: CaseItem, checks: Sequence[str]) -> Iterator[Sequence[Message]]:
+    """The prompts of judges about an item, with replies as long as they may be."""
+    longest = CHARACTERS_PER_TOKEN * plan.arm(item.arm).spec.sampling.max_tokens * "x"
+    prompt = conversation(item.case.messages)
+    for check in checks:
+        pair = check == "prefer"
+        asked = Question("", "preference", PREFERENCE) if pair else question("", "correctness")
+        calls = 2 * (item.arm != plan.baseline.name) if pair else 1
+        material = Material(prompt, item.case.expected, (longest,) * (1 + pair))
+        message = {"role": "user", "content": judge_prompt(asked, material)}
+        for _ in range(calls):
+            yield (message,)
 
 
 def _trainings(plan: Plan) -> Iterator[str]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -43,8 +43,8 @@ Show = Callable[[str], AbstractContextManager[Update]]
 class Prepared:
     """What a preparation made known, beside the replies themselves.
 
-    `asked` counts requests that left this process, `failed` maps a candidate that could not be
-    made to the reason.
+    `asked` counts requests that left this process and `spent_usd` is what they cost, `failed` maps
+    a candidate that could not be made to the reason.
     """
 
     arms: tuple[Arm, ...] = ()
@@ -54,6 +54,7 @@ class Prepared:
     notes: tuple[str, ...] = ()
     errors: tuple[str, ...] = ()
     asked: int = 0
+    spent_usd: float = 0.0
 
     def to_json(self) -> str:
         """Return this as JSON text."""
@@ -87,6 +88,10 @@ class Plan:
     def baseline(self) -> Arm:
         """The model that candidates are compared with."""
         return self.arms[0].arm
+
+    def arm(self, name: str) -> Arm:
+        """Return the model of this name."""
+        return next(planned.arm for planned in self.arms if planned.arm.name == name)
 
     @cached_property
     def recipes(self) -> dict[str, Recipe]:
@@ -164,6 +169,17 @@ class Plan:
         return dict(counts)
 
 
+@contextmanager
+def waiting_its_turn(home: Path) -> Iterator[None]:
+    """Hold the lock of the store in `home` that keeps two processes from asking the same."""
+    from filelock import FileLock
+
+    lock = home / "locks" / "run.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(lock):
+        yield
+
+
 class Preparation:
     """Carries out a `Plan`; afterwards it knows the reply of every item."""
 
@@ -205,11 +221,7 @@ class Preparation:
                 trained or asked.
 
         """
-        from filelock import FileLock
-
-        lock = self._plan.home / "locks" / "run.lock"
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(lock):
+        with waiting_its_turn(self._plan.home):
             self._replay()
             self._refuse_cost()
             self._make_candidates()
@@ -338,6 +350,7 @@ class Preparation:
             notes=(*self._notes, *filter(None, [self._store.rescued])),
             errors=tuple(self._errors()),
             asked=asked + trained,
+            spent_usd=self._replies.spent_usd,
         )
 
     def _errors(self) -> list[str]:

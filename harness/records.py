@@ -70,6 +70,14 @@ def digest_of(value: object) -> str:
     return hashlib.sha256(canonical_json(value).encode("utf-8", "surrogatepass")).hexdigest()
 
 
+def reply_digest(case: str, reply: Reply) -> str:
+    """Return the digest of what `reply` says to the case with the digest `case`.
+
+    The same words to the same case have one digest, whichever model said them in whichever run.
+    """
+    return digest_of([case, reply.text, list(reply.tool_calls)])
+
+
 def as_table(record: Any) -> dict[str, Any]:
     """Return the fields of a dataclass by name; unlike `asdict`, what they hold is not copied."""
     return {name: getattr(record, name) for name in record.__dataclass_fields__}
@@ -394,6 +402,62 @@ class Score:
 
 
 @dataclass(frozen=True, slots=True)
+class Question:
+    """What judges are asked about the reply to a case, in one wave after the items.
+
+    `metric` is the full name `suite.metric`. `kind` is "rubric" (`levels` are the sentences of the
+    scores 1 to 5), "criteria" (`levels` are yes-or-no criteria) or "preference" (the reply beside
+    the baseline's, no `levels`); `criterion` says in words what is judged. A score of `at_least`
+    passes. `judges` names those that are asked; empty: all that are configured.
+    """
+
+    metric: str
+    kind: str
+    criterion: str
+    levels: tuple[str, ...] = ()
+    at_least: float = 0.0
+    judges: tuple[str, ...] = ()
+
+
+TRUSTED = 0.4
+"""The lower bound of kappa from which on a judge may gate: fair agreement is below it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """How far the judge called `judge` agrees with people on what `criterion` says.
+
+    `kappa` is quadratic-weighted, `bias` is by how much the judge's scores are higher; the
+    intervals are two-sided at 95 %. `confusion` holds (people's score, the judge's, how often) of
+    the `n` replies that both scored; `unscored` are those that the judge gave no verdict on.
+    """
+
+    judge: str
+    criterion: str
+    n: int
+    unscored: int
+    kappa: float | None
+    interval: tuple[float, float] | None
+    bias: float | None
+    bias_interval: tuple[float, float] | None
+    confusion: tuple[tuple[float, float, int], ...] = ()
+
+    @property
+    def doubt(self) -> str:
+        """Why the judge may only advise; empty where it may gate."""
+        if self.interval is not None and self.interval[0] >= TRUSTED:
+            return ""
+        measured = "cannot be measured, because there is only one score"
+        if self.kappa is not None and self.interval is not None:
+            low, high = self.interval
+            measured = f"is {self.kappa:.2f} [{low:.2f}, {high:.2f}]"
+        return (
+            f"the agreement of judge {self.judge} with people (kappa) {measured}, and its lower "
+            f"bound must be {TRUSTED:g}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class RecordedScore:
     """A score as a recording keeps it; `check` is the digest of the check with its settings."""
 
@@ -418,11 +482,58 @@ class Recorded:
     scores: Mapping[str, RecordedScore] = field(default_factory=dict)
 
 
+WOULD_SHIP = "would_ship"
+"""The metric that people's votes make: whether they would ship a reply."""
+
+CHOICES = ("left", "right", "tie")
+"""Which of two replies a rater prefers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Vote:
+    """What `rater` says of two replies to one case without knowing which model said which.
+
+    `pair` is the name of the two, `left` and `right` are their digests (`reply_digest`); `choice`
+    is one of `CHOICES`. `left_ships`: the rater would ship the left one. `created` is when the
+    vote was stored (ISO 8601).
+    """
+
+    pair: str
+    rater: str
+    left: str
+    right: str
+    choice: str
+    left_ships: bool = True
+    right_ships: bool = True
+    note: str = ""
+    created: str = ""
+
+    @property
+    def ships(self) -> Mapping[str, bool]:
+        """The digests of the replies -> whether the rater would ship them."""
+        if self.left == self.right:
+            return {self.left: self.left_ships and self.right_ships}
+        return {self.left: self.left_ships, self.right: self.right_ships}
+
+    def preference(self, before: str, after: str) -> int | None:
+        """Return 1 for the reply `after`, -1 for `before`, 0 for a tie; None for other replies."""
+        if {before, after} != {self.left, self.right}:
+            return None
+        if self.choice == "tie" or before == after:
+            return 0
+        preferred = self.left if self.choice == "left" else self.right
+        return 1 if preferred == after else -1
+
+
+RULES = ("at_least", "at_most", "better_by", "margin", "max_regressions", "max_would_not_ship")
+"""The kinds of gates, by the key that each is written with."""
+
+
 @dataclass(frozen=True, slots=True)
 class Rule:
     """A gate on a metric as the user wrote it; `key` is its key in `[tool.harness.gates]`.
 
-    All numbers are in the metric's own unit. Exactly one of the five is set, except in the
+    All numbers are in the metric's own unit. Exactly one of the six is set, except in the
     default rule of a metric without any (`None` everywhere: a guard in mode `detect`). `candidate`
     and `tag` narrow a rule to one candidate, and to the cases with a tag.
     """
@@ -433,11 +544,12 @@ class Rule:
     better_by: float | None = None
     margin: float | None = None
     max_regressions: int | None = None
+    max_would_not_ship: int | None = None
     candidate: str | None = None
     tag: str | None = None
 
     def __str__(self) -> str:
-        for name in ("at_least", "at_most", "better_by", "margin", "max_regressions"):
+        for name in RULES:
             if (value := getattr(self, name)) is not None:
                 return f"{name} = {value:g}"
         return "must not regress"
@@ -574,6 +686,26 @@ class Standing:
 
 
 @dataclass(frozen=True, slots=True)
+class JudgeFigure:
+    """One figure that says how far the judges of a metric can be trusted.
+
+    `metric`, `candidate` and `judge` are None where the figure is about all of them. `name` is one
+    of agreement, consistency, position preference, flip rate, length correlation, raw difference,
+    length-adjusted difference, mean; `interval` is two-sided at 95 %, `n` what was counted.
+    `warning` is a sentence where the figure is bad.
+    """
+
+    name: str
+    metric: str | None
+    candidate: str | None
+    judge: str | None
+    value: float | None
+    interval: tuple[float, float] | None
+    n: int
+    warning: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Usage:
     """What one model took in a run. Tokens are means per request, latencies seconds.
 
@@ -686,3 +818,4 @@ class Run:
     slices: tuple[Slice, ...] = ()
     ranking: tuple[Standing, ...] = ()
     alarms: tuple[str, ...] = ()
+    judges: tuple[JudgeFigure, ...] = ()

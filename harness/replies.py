@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
+from typing import Any
 
 from harness import prices
 from harness.calls import first_difference, nearest, outline_of, request_of
@@ -70,8 +71,12 @@ class Replies:
         table: Prices | None = None,
         limits: Limits | None = None,
         run: str = "",
+        spent_usd: float = 0.0,
     ) -> None:
-        """Answer from `store` and `models`; `run` names a run of several processes."""
+        """Answer from `store` and `models`; `run` names a run of several processes.
+
+        `spent_usd` is what the run cost so far.
+        """
         self._store = store
         self._run = run
         self._models = models or Models()
@@ -79,8 +84,17 @@ class Replies:
         self._limits = limits or Limits()
         self._known: dict[str, Reply] = {}
         self._asked: dict[str, str] = {}
-        self._spent = 0.0
+        self._spent = spent_usd
         self._price_of: dict[tuple[str, str], Price | None] = {}
+
+    @property
+    def spent_usd(self) -> float:
+        """What the run cost so far, as far as it is known."""
+        return self._spent
+
+    def identity(self, spec: ModelSpec) -> Mapping[str, Any]:
+        """Return what, beside its prompt, decides the replies of `spec`; see `Models.identity`."""
+        return self._models.identity(spec)
 
     def plan(
         self,

@@ -61,10 +61,32 @@ def tags_of(rules: Iterable[Rule], metric: str) -> list[str]:
     return sorted({rule.tag for rule in rules if rule.tag and rule.key in keys})
 
 
+def named(rules: Iterable[Rule], metric: str) -> bool:
+    """Say whether a rule is about `metric`, by its name or its suite's, and not about votes."""
+    keys = _keys(metric)
+    return any(rule.key in keys and rule.max_would_not_ship is None for rule in rules)
+
+
 def usage_metrics(rules: Iterable[Rule], suite: str) -> list[str]:
     """Return which of `USAGE` a rule names for `suite`."""
     named = {rule.key for rule in rules}
     return [name for name in USAGE if not named.isdisjoint((name, f"{suite}.{name}"))]
+
+
+def is_statistical(rule: Rule) -> bool:
+    """Whether statistics decide on `rule`; the others are contracts on a mean or a count."""
+    contracts = (rule.at_least, rule.at_most, rule.max_regressions, rule.max_would_not_ship)
+    return all(bound is None for bound in contracts)
+
+
+def counts_votes(rules: Iterable[Rule], metric: str, candidate: str) -> bool:
+    """Whether a rule counts people's votes on the replies of `candidate`, as `metric`."""
+    return any(
+        rule.max_would_not_ship is not None
+        and rule.key in _keys(metric)
+        and rule.candidate in (None, candidate)
+        for rule in rules
+    )
 
 
 def _concerns(rule: Rule, comparison: Comparison) -> bool:

@@ -13,6 +13,10 @@ TABLES = {
     "runs": ("id", "started", "results", "cases", "arms"),
     "run_replies": ("run", "model", "suite", "case_id", "trial", "digest", "reply", "scores"),
     "promotions": ("number", "run", "model", "promoted"),
+    "cases": ("digest", "asked"),
+    "votes": ("number", "pair", "rater", "left", "right", "vote", "created"),
+    "blinding": ("number", "secret"),
+    "calibrations": ("key", "value"),
 }
 """Table -> its columns, in the order in which they were made."""
 

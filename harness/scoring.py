@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from harness.checks import check_digest, quoted, structured, text, tools
+from harness.checks import judge as judge_checks
 from harness.checks import labels as label_checks
-from harness.records import Case, HarnessError, Reply, Score
+from harness.records import Case, HarnessError, Question, Reply, Score
 
 _METRIC = re.compile(r"[A-Za-z0-9_-]{1,80}")
 _TERMINAL = re.compile(
@@ -44,11 +45,13 @@ class Scorer:
         *,
         schemas: MutableMapping[str, structured.Schema],
         test: str,
+        ask: Callable[[Question], None],
     ) -> None:
         """Score `reply` to `case` in the test function `test`.
 
-        `record` takes each score, its metric named `suite.metric`; `root` is what schema paths
-        are relative to; `schemas` keeps parsed schemas from one case to the next.
+        `record` takes each score, its metric named `suite.metric`, `ask` each question to judges;
+        `root` is what schema paths are relative to; `schemas` keeps parsed schemas from one case
+        to the next.
         """
         self._suite = suite
         self._case = case
@@ -57,6 +60,7 @@ class Scorer:
         self._take = record
         self._schemas = schemas
         self._test = test
+        self._ask = ask
         self._recorded: set[str] = set()
 
     def json_schema(
@@ -138,6 +142,52 @@ class Scorer:
         name = name or "tool_call"
         self._record(*tools.tool_call(self._case, self._reply, function, arguments, name=name))
 
+    def judge(
+        self,
+        criterion: str | Sequence[str],
+        *,
+        rubric: Sequence[str] | None = None,
+        at_least: float | None = None,
+        judges: Sequence[str] = (),
+        name: str | None = None,
+    ) -> None:
+        """Record what the judges say of the reply, once all items ran.
+
+        `criterion` is "correctness", "format" or "completeness", or what `rubric` is about: five
+        sentences, what the scores 1 to 5 mean. The metric has its name, its values are 1 to 5, and
+        `at_least` (4) passes. A list of yes-or-no criteria records `criteria`, the share that is
+        met; all of them pass. The judges see the reference where the case has one.
+
+        `judges` names tables of `[tool.harness.judges]`, by default all of them; several give the
+        median score, and decide on a criterion by majority. Where one is not configured, nothing
+        is recorded, and the run says so.
+        """
+        self._question(
+            judge_checks.question(self._where, criterion, rubric, at_least), name, judges
+        )
+
+    def prefer(
+        self,
+        criterion: str = judge_checks.PREFERENCE,
+        *,
+        judges: Sequence[str] = (),
+        name: str | None = None,
+    ) -> None:
+        """Record `preference`: which of the two replies the judges prefer, once all items ran.
+
+        1 is the candidate's, -1 the baseline's; the baseline itself has 0. The judges do not know
+        whose reply is whose, and see each pair in both orders: one that contradicts itself prefers
+        neither. Equal replies are a tie, and nobody is asked. `criterion` says what makes a reply
+        better; `judges` as for `judge`.
+        """
+        self._question(Question("preference", "preference", criterion), name, judges)
+
+    def _question(self, question: Question, name: str | None, judges: Sequence[str]) -> None:
+        if isinstance(judges, str) or not all(isinstance(one, str) for one in judges):
+            raise HarnessError(f"{self._where}: judges={quoted(judges)} is no list of names")
+        metric = self._named(name or question.metric)
+        self._ask(replace(question, metric=metric, judges=tuple(judges)))
+
     def record(
         self,
         name: str,
@@ -196,19 +246,23 @@ class Scorer:
 
     def _record(self, *scores: Score) -> None:
         for score in scores:
-            if not _METRIC.fullmatch(str(score.metric)):
-                raise HarnessError(
-                    f"{self._where}: {quoted(score.metric)} cannot name a metric; use letters, "
-                    "digits, '_' and '-', with name= where the check chose it"
-                )
-            metric = f"{self._suite}.{score.metric}"
-            if metric in self._recorded:
-                raise HarnessError(
-                    f"{self._where}: the metric {metric} is recorded twice for one case; give one "
-                    "of the two calls another name with name="
-                )
-            self._recorded.add(metric)
-            self._take(self._answered(replace(score, metric=metric)))
+            self._take(self._answered(replace(score, metric=self._named(score.metric))))
+
+    def _named(self, name: str) -> str:
+        """Return the full name of a metric that is about to be recorded."""
+        if not _METRIC.fullmatch(str(name)):
+            raise HarnessError(
+                f"{self._where}: {quoted(name)} cannot name a metric; use letters, "
+                "digits, '_' and '-', with name= where the check chose it"
+            )
+        metric = f"{self._suite}.{name}"
+        if metric in self._recorded:
+            raise HarnessError(
+                f"{self._where}: the metric {metric} is recorded twice for one case; give one "
+                "of the two calls another name with name="
+            )
+        self._recorded.add(metric)
+        return metric
 
     def _answered(self, score: Score) -> Score:
         if self._reply.error is None:

@@ -6,13 +6,13 @@ import json
 import platform
 import secrets
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -22,7 +22,7 @@ from harness.config import Settings, load
 from harness.evaluation import CaseItem, Evaluation, ItemResult, Talker, result_of
 from harness.evidence import assertion_metric
 from harness.models.secrecy import public_options
-from harness.preparation import Plan, Preparation, Prepared
+from harness.preparation import Plan, Preparation, Prepared, waiting_its_turn
 from harness.records import (
     Decision,
     EvidenceError,
@@ -36,6 +36,11 @@ from harness.records import (
 from harness.scoring import Scorer, first_line
 from harness.suites import Suite, load_suite
 from harness.verdicts import Judgement, judge
+
+if TYPE_CHECKING:
+    from harness.judging import Judged
+    from harness.replies import Limits, Replies
+    from harness.store import Store
 
 EVALUATION: pytest.StashKey[Evaluation] = pytest.StashKey()
 BROKEN = "nothing was asked, because some files could not be collected; correct them and run again"
@@ -71,6 +76,7 @@ class Session:
     _settings: Settings | None = None
     _arms: tuple[PlannedArm, ...] = ()
     _preparation: Preparation | None = None
+    _judged: Judged | None = None
     _schemas: dict[str, Any] = field(default_factory=dict)
     _before: dict[tuple[str, str, str, int], dict[str, Score]] = field(default_factory=dict)
 
@@ -171,17 +177,27 @@ class Session:
         """Find the mistakes that can be found before anything is trained or asked.
 
         Raises:
-            UsageError: a recipe is wrong, or its data holds a case of a suite.
+            UsageError: a recipe or a judge is wrong, or training data holds a case of a suite.
 
         """
         with _as_usage_error():
             self.plan(items).refuse_leaks()
+            self._refuse_bad_judges()
             confirmed = any(suite.confirm for suite in self.suites.values())
             if self.config.option.harness_confirm and not confirmed:
                 raise HarnessError(
                     "--harness-confirm: no suite has held-out cases; name them in the suite's "
                     'pytest.mark.cases("FILE.jsonl", confirm="HELD-OUT.jsonl")'
                 )
+
+    def _refuse_bad_judges(self) -> None:
+        from harness.judges import panel
+        from harness.models import Models
+
+        models = Models()
+        for spec in panel(self.settings, self.root).values():
+            models.identity(spec)
+        models.close()
 
     def arrange(self, items: list[pytest.Item]) -> None:
         """Put the items in order.
@@ -208,9 +224,19 @@ class Session:
 
         reporter = self.config.pluginmanager.get_plugin("terminalreporter")
         with _as_usage_error():
-            for line in lines(self.plan(items)):
+            for line in lines(self.plan(items), self._foreseen(items)):
                 if reporter:
                     reporter.write_line(line)
+
+    def _foreseen(self, items: Sequence[pytest.Item]) -> list[tuple[CaseItem, list[str]]]:
+        """Return the items with the judge checks that their functions hold."""
+        from harness.planned import judge_checks
+
+        return [
+            (found, judge_checks(item.function))  # type: ignore[attr-defined]
+            for item in items
+            if (found := case_item(item))
+        ]
 
     def prepare(self, items: Sequence[pytest.Item], *, broken: bool) -> None:
         """Train what is missing and ask what is not known, once for all processes of the run.
@@ -223,19 +249,26 @@ class Session:
         if broken and not self.config.option.continue_on_collection_errors:
             self.prepared = Prepared(errors=(BROKEN,))
             return
-        from harness.replies import Limits
-
         option = self.config.option
-        limits = Limits(option.harness_offline, option.harness_max_cost)
         allow = not (option.harness_no_train or option.harness_offline)
         try:
             with _as_usage_error():
                 self._preparation = Preparation(
-                    self.plan(items), progress.task, train=allow, limits=limits, run=self._shared
+                    self.plan(items),
+                    progress.task,
+                    train=allow,
+                    limits=self._limits,
+                    run=self._shared,
                 )
                 self.prepared = self._preparation.prepare()
         except EvidenceError as problem:
             self.prepared = Prepared(errors=(str(problem),))
+
+    @property
+    def _limits(self) -> Limits:
+        from harness.replies import Limits
+
+        return Limits(self.config.option.harness_offline, self.config.option.harness_max_cost)
 
     @property
     def _shared(self) -> str:
@@ -271,6 +304,7 @@ class Session:
             evaluation.scores.append,
             schemas=self._schemas,
             test=evaluation.test,
+            ask=evaluation.questions.append,
         )
 
     def talker(self, evaluation: Evaluation) -> Talker:
@@ -346,12 +380,14 @@ class Session:
         partial = (
             stopped or self.covered.broken or self.covered.deselected or _narrowed(self.config)
         )
+        self._ask_judges(self.prepared)
         judged = judge(
             self.settings,
             self.arms,
             self.results,
             complete=not partial,
             all_suites=not self.config.option.harness_confirm,
+            read=self._read_by_people,
         )
         if judged.mistakes:
             self.mistakes.extend(judged.mistakes)
@@ -361,6 +397,42 @@ class Session:
         for name, verdict in gate_names(self.run.verdicts):
             report_gate(self.config, name, verdict)
         return self.run.exit_status
+
+    def _ask_judges(self, prepared: Prepared) -> None:
+        """Ask the judges what the items want to know, and take over their scores."""
+        asking = any(result.questions for result in self.results)
+        if not asking or any(result.mistake for result in self.results):
+            return
+        from harness.calibration import doubts
+        from harness.judges import Judges, panel
+        from harness.judging import Judged, Wave
+        from harness.store import Store
+
+        self.close()  # the models have answered: their memory is free for a judge
+        replies: Replies | None = None
+        try:
+            store = Store(self.root / self.settings.store / "store.sqlite")
+            replies = self._replies(store, prepared)
+            judges = Judges(panel(self.settings, self.root), replies)
+            trusted = doubts(store, judges)
+            wave = Wave(self.results, self.arms, judges, self.settings.rules, trusted)
+            with waiting_its_turn(self.root / self.settings.store):
+                found = wave.run()
+            usage = replies.usage(judges.requests)
+        except (HarnessError, EvidenceError) as problem:
+            found, usage = Judged(tuple(self.results), errors=(str(problem),)), {}
+        finally:
+            if replies:
+                replies.close()
+        self.results[:] = found.results
+        self.prepared = replace(prepared, usage={**prepared.usage, **usage})
+        self._judged = found
+
+    def _replies(self, store: Store, prepared: Prepared) -> Replies:
+        from harness.replies import Replies
+
+        prices = self.settings.price_table
+        return Replies(store, None, prices, self._limits, spent_usd=prepared.spent_usd)
 
     def close(self) -> None:
         """Let go of what was opened to ask."""
@@ -377,9 +449,11 @@ class Session:
         return [*lines, *terminal.lines(self.run, width, self.page)]
 
     def _run(self, judged: Judgement, prepared: Prepared, exit_status: int) -> Run:
+        from harness.judging import Judged
         from harness.replies import alarm
 
-        errors = (*prepared.errors, *judged.errors)
+        found = self._judged or Judged(())
+        errors = (*prepared.errors, *judged.errors, *found.errors)
         decision = Decision.UNDECIDABLE if errors else judged.decision
         return Run(
             run_id=f"{self.started:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}",
@@ -396,11 +470,23 @@ class Session:
             labels=judged.labels,
             slices=judged.slices,
             ranking=judged.ranking,
-            notes=(*prepared.notes, *judged.notes, *self._about_mode(judged)),
-            alarms=tuple(filter(None, (alarm(*one) for one in prepared.usage.items()))),
+            notes=(*prepared.notes, *judged.notes, *found.notes, *self._about_mode(judged)),
+            alarms=(*filter(None, (alarm(*one) for one in prepared.usage.items())), *found.alarms),
+            judges=found.figures,
             errors=errors,
             environment=self._environment(),
         )
+
+    def _read_by_people(self) -> dict[str, bool]:
+        """Return which replies people would ship, where a gate asks for it."""
+        from harness import votes
+        from harness.store import Store
+
+        path = self.root / self.settings.store / "store.sqlite"
+        if not any(rule.max_would_not_ship is not None for rule in self.settings.rules):
+            return {}
+        with closing(Store(path)) as store:
+            return votes.ships(store.votes())
 
     def _about_mode(self, judged: Judgement) -> list[str]:
         """What an A/A run found out about the suites, or what a confirmation covers."""
@@ -423,6 +509,7 @@ class Session:
                 as_results(run),
                 [history.without_secrets(arm) for arm in run.arms],
                 history.replies_of(self.results),
+                history.asked_by(self.results),
             )
             store.close()
             run = replace(run, notes=(*run.notes, *filter(None, [store.rescued])))
@@ -562,8 +649,11 @@ def _reason(report: pytest.TestReport) -> str:
 
 def _without_secrets(settings: dict[str, Any]) -> dict[str, Any]:
     """Hide what may hold keys: the values of HTTP headers, accounts in URLs."""
-    models = {name: public_options(model) for name, model in settings["models"].items()}
-    return {**settings, "models": models}
+    tables = {
+        key: {name: public_options(model) for name, model in settings[key].items()}
+        for key in ("models", "judges")
+    }
+    return {**settings, **tables}
 
 
 def _versions(*names: str) -> dict[str, str]:

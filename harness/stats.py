@@ -287,6 +287,17 @@ def t_interval(mean: float, se: float, clusters: int, level: float) -> tuple[flo
     return mean - reach, mean + reach
 
 
+def wilson_interval(count: int, n: int, level: float) -> tuple[float, float]:
+    """Return Wilson's score interval for `count` of `n` >= 1, two-sided.
+
+    Wilson, Journal of the American Statistical Association 22 (1927) 209-212.
+    """
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    middle = (count + z * z / 2) / (n + z * z)
+    reach = z / (n + z * z) * math.sqrt(count * (n - count) / n + z * z / 4)
+    return max(0.0, middle - reach), min(1.0, middle + reach)
+
+
 def tango_interval(n: int, losses: int, wins: int, level: float) -> tuple[float, float]:
     """Return Tango's score interval for (wins - losses) / n of `n` pairs, two-sided.
 
@@ -563,3 +574,45 @@ def _macro(counts: tuple[NDArray[Any], NDArray[Any]]) -> NDArray[Any]:
     present = np.maximum((seen > 0).sum(axis=-1), 1)
     result: NDArray[Any] = f1.sum(axis=-1) / present
     return result
+
+
+def correlation(xs: Sequence[float], ys: Sequence[float]) -> float | None:
+    """Return Pearson's correlation; None where one of the two never varies."""
+    spread = _moment(xs, xs) * _moment(ys, ys)
+    return max(-1.0, min(1.0, _moment(xs, ys) / math.sqrt(spread))) if spread > 0 else None
+
+
+def correlation_interval(r: float, n: int, level: float) -> tuple[float, float] | None:
+    """Return Fisher's interval for a correlation, two-sided; None under four pairs.
+
+    Fisher, Metron 1 (1921) 3-32.
+    """
+    if n < 4:
+        return None
+    if abs(r) == 1:
+        return r, r
+    reach = NormalDist().inv_cdf((1 + level) / 2) / math.sqrt(n - 3)
+    return math.tanh(math.atanh(r) - reach), math.tanh(math.atanh(r) + reach)
+
+
+def intercept(
+    xs: Sequence[float], ys: Sequence[float], level: float
+) -> tuple[float, tuple[float, float]] | None:
+    """Return what the least-squares line through (x, y) says of y at x = 0, with its interval.
+
+    Student's t with n - 2 degrees of freedom; None under three points or where x never varies.
+    """
+    n, spread = len(xs), _moment(xs, xs)
+    if n < 3 or spread <= 0:
+        return None
+    x, slope = math.fsum(xs) / n, _moment(xs, ys) / spread
+    at_zero = math.fsum(ys) / n - slope * x
+    left = max(0.0, _moment(ys, ys) - slope * _moment(xs, ys))
+    se = math.sqrt(left / (n - 2) * (1 / n + x * x / spread))
+    return at_zero, t_interval(at_zero, se, n - 1, level)
+
+
+def _moment(xs: Sequence[float], ys: Sequence[float]) -> float:
+    """Return the sum of the products of two series around their means."""
+    x, y = math.fsum(xs) / len(xs), math.fsum(ys) / len(ys)
+    return math.fsum((a - x) * (b - y) for a, b in zip(xs, ys, strict=True))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import secrets
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,15 +23,17 @@ from filelock import FileLock
 from harness import progress, salvage
 from harness.records import (
     Arm,
+    Calibration,
     EvidenceError,
     HarnessError,
     Recorded,
     RecordedScore,
     Reply,
+    Vote,
     as_table,
 )
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 BUSY_SECONDS = 30.0
 
 _KEYS_PER_QUERY = 500  # SQLite takes at most 999 variables where it is old
@@ -50,6 +53,14 @@ _SCHEMA = (
     " scores TEXT NOT NULL, PRIMARY KEY (run, model, suite, case_id, trial)) WITHOUT ROWID",
     "CREATE TABLE promotions (number INTEGER PRIMARY KEY, run TEXT NOT NULL REFERENCES runs (id),"
     " model TEXT NOT NULL, promoted TEXT NOT NULL)",
+    # What the models of the runs were asked, by the digest of the case.
+    "CREATE TABLE cases (digest TEXT PRIMARY KEY, asked TEXT NOT NULL)",
+    "CREATE TABLE votes (number INTEGER PRIMARY KEY, pair TEXT NOT NULL, rater TEXT NOT NULL,"
+    " left TEXT NOT NULL, right TEXT NOT NULL, vote TEXT NOT NULL, created TEXT NOT NULL,"
+    " UNIQUE (pair, rater))",
+    # What names and orders the pairs that people read, so that nothing else tells their sides.
+    "CREATE TABLE blinding (number INTEGER PRIMARY KEY, secret TEXT NOT NULL)",
+    "CREATE TABLE calibrations (key TEXT PRIMARY KEY, value TEXT NOT NULL)",
     f"PRAGMA user_version = {SCHEMA_VERSION}",
 )
 _UNUSABLE = tuple(
@@ -87,6 +98,14 @@ class Stock:
     size_bytes: int
     oldest: str
     newest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a case asks, as a text for people, and its reference answer."""
+
+    prompt: str
+    expected: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +197,7 @@ class Store:
         query = "SELECT label, fields, model, created FROM replies"
         condition, values = ("", ()) if label is None else (" WHERE label = ?", (label,))
         rows = self._rows(query + condition, *values)
-        return [StoredCall(row[0], _fields(row[1]), *row[2:]) for row in rows]
+        return [StoredCall(row[0], _table(row[1]), *row[2:]) for row in rows]
 
     def stock(self) -> list[Stock]:
         """Return what the cache holds, by model."""
@@ -211,11 +230,12 @@ class Store:
         results: Mapping[str, Any],
         arms: Sequence[Arm] = (),
         replies: Mapping[str, Iterable[Recorded]] = MappingProxyType({}),
+        asked: Mapping[str, Asked] = MappingProxyType({}),
     ) -> None:
         """Store a run in one transaction.
 
         `results` are those of `results.json`, `arms` its models, `replies` maps each model to what
-        it replied to the cases.
+        it replied to the cases, `asked` the digests of the cases to what they ask.
         """
         run, rest = results["run_id"], {key: results[key] for key in results if key != "cases"}
         row = (run, results["started"], _json(rest), _json(results["cases"]), _arms_text(arms))
@@ -225,6 +245,10 @@ class Store:
         self._write(
             ("INSERT INTO runs VALUES (?, ?, ?, ?, ?)", [row]),
             ("INSERT INTO run_replies VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows),
+            (
+                "INSERT OR IGNORE INTO cases VALUES (?, ?)",
+                [(digest, _json(as_table(one))) for digest, one in asked.items()],
+            ),
         )
 
     def run_ids(self, *, answered: bool = False) -> list[str]:
@@ -262,6 +286,58 @@ class Store:
             " WHERE run = ? AND model = ? ORDER BY suite, case_id, trial"
         )
         return tuple(self._recorded(*row) for row in self._rows(query, run, model))
+
+    def asked(self) -> dict[str, Asked]:
+        """Return what the cases of all runs ask, by digest; damaged ones are left out."""
+        rows = self._rows("SELECT digest, asked FROM cases")
+        found = {digest: _table(text) for digest, text in rows}
+        return {digest: Asked(**table) for digest, table in found.items() if table}
+
+    def blinding(self) -> str:
+        """Return the secret (64 hex digits) that hides the sides of pairs; made when first used."""
+        row = (1, secrets.token_hex(32))
+        self._write(("INSERT OR IGNORE INTO blinding VALUES (?, ?)", [row]))
+        [(secret,)] = self._rows("SELECT secret FROM blinding")
+        return str(secret)
+
+    def put_votes(self, votes: Iterable[Vote]) -> None:
+        """Store `votes`; a rater's later vote on a pair takes the place of the earlier one."""
+        now = datetime.now(UTC).isoformat(timespec="microseconds")
+        rows = [_vote_row(vote, now) for vote in votes]
+        query = (
+            "INSERT OR REPLACE INTO votes (pair, rater, left, right, vote, created)"
+            " VALUES (?, ?, ?, ?, ?, ?)"
+        )
+        self._write((query, rows))
+
+    def drop_vote(self, pair: str, rater: str) -> None:
+        """Forget the vote of `rater` on `pair`, if there is one."""
+        self._write(("DELETE FROM votes WHERE pair = ? AND rater = ?", [(pair, rater)]))
+
+    def votes(self) -> list[Vote]:
+        """Return all votes, the oldest first; damaged ones are left out."""
+        query = "SELECT pair, rater, left, right, created, vote FROM votes ORDER BY number"
+        found = [(row, _table(row[-1])) for row in self._rows(query)]
+        return [
+            Vote(pair, rater, left, right, created=created, **table)
+            for (pair, rater, left, right, created, _), table in found
+            if table
+        ]
+
+    def calibration(self, key: str) -> Calibration | None:
+        """Return the last calibration under `key`; None where there is none, or a damaged one."""
+        from pydantic import TypeAdapter, ValidationError
+
+        rows = self._rows("SELECT value FROM calibrations WHERE key = ?", key)
+        try:
+            return TypeAdapter(Calibration).validate_json(rows[0][0]) if rows else None
+        except ValidationError:
+            return None
+
+    def put_calibration(self, key: str, calibration: Calibration) -> None:
+        """Store `calibration` in the place of an earlier one under `key`."""
+        row = (key, _json(as_table(calibration)))
+        self._write(("INSERT OR REPLACE INTO calibrations VALUES (?, ?)", [row]))
 
     def promote(self, run: str, model: str) -> None:
         """Make `model` of `run` the champion."""
@@ -315,8 +391,8 @@ class Store:
             kept = salvage.copy_readable(aside, self._connection)
         self.rescued = (
             f"{self._path}: the store was damaged; {kept['replies']:,} replies and "
-            f"{kept['runs']:,} runs could be read and are in a new one, what is lost is asked "
-            f"again; the damaged file is kept as {aside.name}"
+            f"{kept['runs']:,} runs{_and_votes(kept['votes'])} could be read and are in a new one, "
+            f"what is lost is asked again; the damaged file is kept as {aside.name}"
         )
         progress.say(self.rescued)
 
@@ -414,6 +490,10 @@ def _is_damage(problem: sqlite3.DatabaseError) -> bool:
     return name.startswith(_DAMAGE) or bool(lacks)
 
 
+def _and_votes(count: int) -> str:
+    return f" and {count:,} votes" if count else ""
+
+
 @contextmanager
 def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
     connection.execute("BEGIN IMMEDIATE")
@@ -442,11 +522,18 @@ def _reply_row(run: str, model: str, one: Recorded) -> tuple[str | int, ...]:
     return (*key, one.digest, _encoded(one.reply), scores)
 
 
+def _vote_row(vote: Vote, now: str) -> tuple[str, ...]:
+    said = ("choice", "left_ships", "right_ships", "note")
+    text = _json({name: getattr(vote, name) for name in said})
+    return (vote.pair, vote.rater, vote.left, vote.right, text, now)
+
+
 def _call_texts(call: StoredCall | None) -> tuple[str, str]:
     return (call.label, _json(dict(call.fields))) if call else ("", "{}")
 
 
-def _fields(text: str) -> dict[str, str]:
+def _table(text: str) -> dict[str, Any]:
+    """Return the object in a stored text; an empty one if it is damaged."""
     try:
         return dict(json.loads(text))
     except (TypeError, ValueError):

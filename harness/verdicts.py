@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from harness import gate, outcome, rules
+from harness import gate, outcome, rules, votes
 from harness.arms import PlannedArm
 from harness.config import Settings
 from harness.evaluation import ItemResult
-from harness.evidence import comparisons, evidence_of, recorded_twice
+from harness.evidence import Evidence, comparisons, evidence_of, recorded_twice
 from harness.ranking import ranking
 from harness.records import (
     CaseResult,
@@ -26,6 +26,7 @@ from harness.records import (
     Verdict,
 )
 from harness.slices import slices
+from harness.votes import Ships
 
 
 @dataclass(frozen=True)
@@ -58,14 +59,16 @@ def judge(
     *,
     complete: bool,
     all_suites: bool = True,
+    read: Callable[[], Ships] = dict,
 ) -> Judgement:
     """Compare every candidate with the baseline and apply the gates.
 
     `complete` says whether the run covered all items of the suites: of a part, nothing is gated.
-    Only where `all_suites` took part, a gate that names nothing recorded is a mistake.
+    Only where `all_suites` took part, a gate that names nothing recorded is a mistake. `read`
+    returns which replies people would ship.
     """
     try:
-        judged = _judged(settings, arms, results, complete)
+        judged = _judged(settings, arms, results, complete, read())
         if not (complete and all_suites) or judged.errors:
             judged = replace(judged, mistakes=())
     except HarnessError as problem:
@@ -80,11 +83,13 @@ def _judged(
     arms: Sequence[PlannedArm],
     results: Sequence[ItemResult],
     complete: bool,
+    ships: Ships,
 ) -> Judgement:
     baseline = arms[0].arm.name
     candidates = [p.arm.name for p in arms if p.arm.role is Role.CANDIDATE]
     evidence = evidence_of(results, settings.rules)
     compared = comparisons(evidence, baseline, candidates, settings.rules, settings.alpha)
+    compared += _votes(results, ships, settings.rules, candidates or [baseline], evidence)
     unused = rules.unused(settings.rules, compared)
     verdicts = gate.decide(
         compared,
@@ -106,9 +111,30 @@ def _judged(
     )
 
 
+def _votes(
+    results: Sequence[ItemResult],
+    ships: Ships,
+    rules: Sequence[Rule],
+    candidates: Sequence[str],
+    evidence: Evidence,
+) -> list[Comparison]:
+    made = votes.comparisons(results, ships, rules, candidates)
+    for one in made:
+        if one.metric in evidence.scores:
+            raise HarnessError(
+                f"{one.metric} is recorded by a test and by people's votes; give the one of the "
+                "test another name"
+            )
+    return made
+
+
 def _decisive(verdicts: Sequence[Verdict]) -> list[str]:
     """The metrics that candidates are ranked on: the targets; where there is none, all gated."""
-    gated = [verdict for verdict in verdicts if verdict.comparison.tag is None]
+    gated = [
+        verdict
+        for verdict in verdicts
+        if verdict.comparison.tag is None and verdict.rule.max_would_not_ship is None
+    ]
     targets = [verdict for verdict in gated if verdict.rule.better_by is not None]
     return sorted({verdict.comparison.metric for verdict in targets or gated})
 

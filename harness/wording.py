@@ -128,9 +128,9 @@ def name(comparison: Comparison) -> str:
     return (metric or suite).replace("_", " ")
 
 
-def count(number: int, noun: str) -> str:
-    """Return `1 case`, `2 cases`."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+def count(number: int, noun: str, nouns: str = "") -> str:
+    """Return `1 case`, `2 cases`; `nouns` is the plural where it takes more than an s."""
+    return f"{number:,} {noun if number == 1 else nouns or f'{noun}s'}"
 
 
 def drop(comparison: Comparison) -> str:

@@ -47,7 +47,7 @@ def page(run: Run) -> str:
 
     style = (_HERE / "report.css").read_text(encoding="utf-8")
     before = summary.baseline(run)
-    template = _environment().get_template("index.html.j2")
+    template = environment(_HERE / "templates").get_template("index.html.j2")
     return str(
         template.render(
             style=Markup(style),
@@ -66,11 +66,12 @@ def page(run: Run) -> str:
     )
 
 
-def _environment() -> Any:
+def environment(folder: Path) -> Any:
+    """Return the Jinja2 environment of the templates in `folder`, which escapes what it prints."""
     import jinja2
 
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_HERE / "templates"),
+    made = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(folder),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -78,8 +79,8 @@ def _environment() -> Any:
         finalize=_shown,
     )
     for show in _FILTERS:
-        environment.filters[show.__name__] = show
-    return environment
+        made.filters[show.__name__] = show
+    return made
 
 
 def _shown(value: object) -> object:

@@ -37,6 +37,7 @@ def page(run: Run) -> str:
         _listed("⚠️ Alarm", map(escape, run.alarms)),
         *(block for arm in summary.judged(run) for block in _model(run, arm.name)),
         _listed("Ranking", map(escape, summary.ranks(run))),
+        _listed("Judges", map(escape, summary.judge_lines(run))),
         _usage(run),
         _listed("Errors", map(code, run.errors)),
         _listed("Notes", map(escape, run.notes)),

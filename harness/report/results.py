@@ -14,6 +14,7 @@ from harness.records import (
     Candidate,
     CaseResult,
     Comparison,
+    JudgeFigure,
     Run,
     Slice,
     Usage,
@@ -52,6 +53,7 @@ def as_results(run: Run) -> dict[str, Any]:
         "training": [_training(made) for made in sorted(run.training, key=lambda made: made.name)],
         "slices": [_slice(one) for one in summary.sliced(run.slices)],
         "ranking": [asdict(one) | {"ahead_of": list(one.ahead_of)} for one in run.ranking],
+        "judges": [_judge_figure(one) for one in run.judges],
         "cases": [_case(case, models) for case in sorted(run.cases, key=_case_key)],
         "alarms": list(run.alarms),
         "errors": list(run.errors),
@@ -133,6 +135,12 @@ def _slice(one: Slice) -> dict[str, Any]:
         "difference": _number(compared.difference),
         "q": _number(one.q),
     }
+
+
+def _judge_figure(one: JudgeFigure) -> dict[str, Any]:
+    interval = [_number(x) for x in one.interval] if one.interval else None
+    figures = {"value": _number(one.value), "interval": interval}
+    return {**asdict(one), **figures, "warning": one.warning or None}
 
 
 def _number(value: float | None) -> float | None:

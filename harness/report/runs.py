@@ -27,9 +27,9 @@ _SEVERITY = ("regressed", "failed", "undecidable", "inconclusive", "smoke")
 def overview(summaries: Iterable[Results]) -> Table:
     """Return a table of runs: id, when, verdict, models and main figures."""
     columns = ("run", "started", "verdict", "baseline", "candidates", "main figures")
-    table = _table(*columns)
+    table = new_table(*columns)
     for results in summaries:
-        _add(
+        add_row(
             table,
             results["run_id"],
             results["started"][:16].replace("T", " "),
@@ -62,9 +62,9 @@ def page(results: Results) -> list[RenderableType]:
 def diff(before: Results, after: Results) -> list[RenderableType]:
     """Return two runs side by side: metrics with both verdicts, then cases that differ."""
     pairs = _paired(before, after)
-    table = _table("metric", "candidate", "before", "after", "change", "verdicts")
+    table = new_table("metric", "candidate", "before", "after", "change", "verdicts")
     for candidate, metric, old, new in _metric_pairs(before, after, pairs):
-        _add(table, metric, candidate, *_side_by_side(old, new))
+        add_row(table, metric, candidate, *_side_by_side(old, new))
     old_cases, new_cases = _by_case(before), _by_case(after)
     sections = {
         "changed": _changes(old_cases, new_cases, pairs),
@@ -79,7 +79,8 @@ def diff(before: Results, after: Results) -> list[RenderableType]:
 # ---------------------------------------------------------------------- parts
 
 
-def _table(*columns: str) -> Table:
+def new_table(*columns: str) -> Table:
+    """Return an empty table whose cells break where they are too long."""
     from rich.box import SIMPLE
     from rich.table import Table
 
@@ -89,7 +90,8 @@ def _table(*columns: str) -> Table:
     return table
 
 
-def _add(table: Table, *cells: str) -> None:
+def add_row(table: Table, *cells: str) -> None:
+    """Add a row of cells, which may be hostile and have several lines."""
     from rich.text import Text
 
     table.add_row(*(Text("\n".join(map(line, cell.split("\n")))) for cell in cells))
@@ -141,10 +143,10 @@ def _means(metric: Mapping[str, Any]) -> str:
 
 
 def _metrics(metrics: Sequence[Mapping[str, Any]]) -> Table:
-    table = _table("metric", "candidate", "cases", "means", "difference", "rule", "verdict")
+    table = new_table("metric", "candidate", "cases", "means", "difference", "rule", "verdict")
     for metric in metrics:
         bounds = tuple(metric["interval"]) if metric["interval"] else None
-        _add(
+        add_row(
             table,
             metric["metric"],
             metric["candidate"],

@@ -11,7 +11,6 @@ from harness.records import (
     Comparison,
     Decision,
     Role,
-    Rule,
     Run,
     Slice,
     Standing,
@@ -29,6 +28,7 @@ from harness.report.text import (
     signed,
     whole,
 )
+from harness.rules import is_statistical
 from harness.wording import what_it_sees
 
 SHOWN_CASES = 200
@@ -92,14 +92,10 @@ def sights(run: Run, name: str) -> list[str]:
     widest: dict[str, Comparison] = {}
     for verdict in gates(run, name):
         compared, suite = verdict.comparison, verdict.comparison.metric.split(".")[0]
-        seen = compared.mde is not None and _is_statistical(verdict.rule)
+        seen = compared.mde is not None and is_statistical(verdict.rule)
         if seen and _blindness(compared) > _blindness(widest.get(suite)):
             widest[suite] = compared
     return [f"{one.title}: {what_it_sees(one)}" for _, one in sorted(widest.items())]
-
-
-def _is_statistical(rule: Rule) -> bool:
-    return rule.at_least is None and rule.at_most is None and rule.max_regressions is None
 
 
 def _blindness(compared: Comparison | None) -> tuple[float, str]:
@@ -154,6 +150,25 @@ def _ranks(standings: Sequence[Standing]) -> str:
 
 def _ahead(one: Standing) -> str:
     return f" (ahead of {_listed(list(one.ahead_of), 5, 'candidate')})" if one.ahead_of else ""
+
+
+def judge_lines(run: Run) -> list[str]:
+    """How far the judges can be trusted: one sentence for each metric, candidate and judge."""
+    found: dict[tuple[str | None, str | None, str | None], list[str]] = {}
+    for one in run.judges:
+        told = f"{one.name} {number(one.value)} {_span(one.interval)}".strip()
+        found.setdefault((one.metric, one.candidate, one.judge), []).append(told)
+    return [f"{_judged(*who)}: {'; '.join(figures)}" for who, figures in found.items()]
+
+
+def _judged(metric: str | None, candidate: str | None, judge: str | None) -> str:
+    of = f" of {candidate}" if candidate else ""
+    by = f"judge {judge}" if judge else "judges"
+    return f"{by} on {metric}{of}" if metric else by
+
+
+def _span(bounds: tuple[float, float] | None) -> str:
+    return f"[{number(bounds[0])}, {number(bounds[1])}]" if bounds else ""
 
 
 def headline(run: Run) -> str:

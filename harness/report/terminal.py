@@ -28,6 +28,7 @@ def lines(run: Run, width: int, report: Path | None = None) -> list[str]:
         made += _gates(run, arm.name, width)
         made += _wrapped(_about(run, arm.name), width, "  ")
     made += _wrapped(summary.ranks(run), width)
+    made += _wrapped(summary.judge_lines(run), width)
     made += _wrapped(run.notes, width)
     return [*made, f"report: {report}"] if report else made
 

@@ -8,6 +8,9 @@ import sys
 import tomllib
 from pathlib import Path
 
+from scripted_judge import ScriptedJudge
+
+from harness.calibration import labels
 from harness.config import parse
 from harness.data.jsonl import read_rows
 
@@ -96,7 +99,7 @@ def test_the_commands_about_a_model_that_goes_away_work_in_their_order(tmp_path)
         (tmp_path / path).parent.mkdir(exist_ok=True)
         (tmp_path / path).write_text(text, encoding="utf-8")
     commands = [line[2:] for block in COMMANDS.findall(README) for line in block.splitlines()]
-    assert len(commands) == 8
+    assert len(commands) == 10
     for command in commands:
         run(command, tmp_path)
     assert read_rows(tmp_path / "datasets/old.jsonl", tmp_path)[0].messages[-1]["content"] == "yes"
@@ -119,6 +122,38 @@ def test_the_example_row_is_a_case(tmp_path):
 
 def test_every_toml_example_is_a_valid_configuration():
     examples = blocks("toml")
-    assert len(examples) == 4
+    assert len(examples) == 6
     for example in examples:
         parse(tomllib.loads(example)["tool"]["harness"])
+
+
+def test_the_examples_about_judges_run(tmp_path):
+    page = (ROOT / "docs/judges.md").read_text(encoding="utf-8")
+    [settings] = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    [checks] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    with ScriptedJudge(lambda asked: asked.verdict(VERDICTS[asked.kind])) as judge:
+        here = re.sub(r"http://127\.0\.0\.1:\d+/v1", judge.url, settings)
+        here = here.replace('api_key_env = "JUDGE_KEY"', f'base_url = "{judge.url}"')
+        for path, text in {
+            "pyproject.toml": PROJECT + here,
+            "services.py": SERVICES,
+            "evals/test_questions.py": f"{SUITE.partition('def ')[0]}{checks}",
+            "datasets/questions.jsonl": blocks("json")[0],
+        }.items():
+            (tmp_path / path).parent.mkdir(exist_ok=True)
+            (tmp_path / path).write_text(text, encoding="utf-8")
+        run("pytest evals/", tmp_path)
+        assert {asked.model for asked in judge.asked} == {"NAME", "OTHER"}
+        assert len(judge.asked) == 2 * 4  # two judges; equal replies, so each is judged once
+
+
+VERDICTS = {"rubric": 4, "criteria": True, "preference": "tie"}
+
+
+def test_the_example_labels_are_labels(tmp_path):
+    judges = (ROOT / "docs/judges.md").read_text(encoding="utf-8")
+    [rows] = re.findall(r"<!-- labels -->\n```json\n(.*?)```", judges, re.DOTALL)
+    (tmp_path / "labels.jsonl").write_text(rows, encoding="utf-8")
+    kinds = [label.question.criterion for label in labels(tmp_path / "labels.jsonl")]
+    assert kinds[:2] == ["correctness", "tone"]
+    assert len(kinds) == 3

@@ -1,5 +1,6 @@
 import json
 import math
+import re
 from fractions import Fraction
 
 import pytest
@@ -19,6 +20,7 @@ class Desk:
             "tickets", "c", ({"role": "user", "content": "?"},), expected, source="x.jsonl:4"
         )
         self.scores = []
+        self.questions = []
         self.score = Scorer(
             "tickets",
             case,
@@ -27,6 +29,7 @@ class Desk:
             self.scores.append,
             schemas={} if schemas is None else schemas,
             test="test_ticket",
+            ask=self.questions.append,
         )
 
     @property
@@ -272,3 +275,39 @@ def test_a_value_out_of_its_range_is_refused(desk, value, limits):
 )
 def test_the_first_line_is_fit_for_a_terminal(message, line):
     assert first_line(message) == line
+
+
+@pytest.mark.parametrize(
+    ("ask", "said"),
+    [
+        (lambda s: s.judge("charm"), "give rubric= five sentences"),
+        (lambda s: s.judge("charm", rubric=["a", "b"]), "give rubric= five sentences"),
+        (lambda s: s.judge("charm", rubric="abcde"), "give rubric= five sentences"),
+        (lambda s: s.judge([]), "give at least one criterion"),
+        (lambda s: s.judge(["a", "a"]), "each once"),
+        (lambda s: s.judge(["a"], rubric=["a"]), "a list of criteria has no rubric"),
+        (lambda s: s.judge("format", at_least=6), "at_least=6 is no number from 1 to 5"),
+        (lambda s: s.judge(["a"], at_least=4), "at_least=4 is no number from 0 to 1"),
+        (lambda s: s.judge("format", judges="a"), "judges='a' is no list of names"),
+        (lambda s: s.judge("so charming", rubric=list("abcde")), "cannot name a metric"),
+        (lambda s: [s.judge("format"), s.judge("format")], "is recorded twice"),
+        (lambda s: [s.exact(name="format"), s.judge("format")], "is recorded twice"),
+    ],
+)
+def test_a_wrong_question_to_judges_is_refused(desk, ask, said):
+    with pytest.raises(HarnessError, match=re.escape(said)):
+        ask(desk().score)
+
+
+def test_a_question_waits_for_its_judges(desk):
+    made = desk()
+    made.score.judge("correctness", judges=["strict"])
+    made.score.judge(["It is kind.", "It is short."], name="manners", at_least=0.5)
+    made.score.prefer("the shorter one", name="shorter")
+    assert made.scores == []
+    kinds = [(one.metric, one.kind, one.at_least, one.judges) for one in made.questions]
+    assert kinds == [
+        ("tickets.correctness", "rubric", 4, ("strict",)),
+        ("tickets.manners", "criteria", 0.5, ()),
+        ("tickets.shorter", "preference", 0, ()),
+    ]

@@ -492,3 +492,32 @@ def test_jackknife_leaves_out_one_cluster_at_a_time() -> None:
     se = stats.paired_labels(before, after, groups).jackknife_se()
     assert se == pytest.approx(expected, rel=1e-12)
     assert stats.paired_labels(before, after, [0] * 30).jackknife_se() is None
+
+
+def test_correlation_and_its_interval_agree_with_scipy() -> None:
+    draw = random.Random(5)
+    for n in (4, 9, 120):
+        xs = [draw.gauss(0, 9) for _ in range(n)]
+        ys = [0.3 * x + draw.gauss(2, 4) for x in xs]
+        theirs = scipy.stats.pearsonr(xs, ys)
+        r = stats.correlation(xs, ys)
+        assert r == pytest.approx(theirs.statistic, abs=1e-9)
+        low, high = theirs.confidence_interval(0.95)
+        assert stats.correlation_interval(r, n, 0.95) == pytest.approx((low, high), abs=1e-9)
+    assert stats.correlation([1, 1, 1], [1, 2, 3]) is None
+    assert stats.correlation_interval(0.5, 3, 0.95) is None
+
+
+def test_the_intercept_and_its_interval_agree_with_scipy() -> None:
+    draw = random.Random(6)
+    for n in (3, 10, 90):
+        xs = [draw.gauss(40, 30) for _ in range(n)]
+        ys = [0.01 * x + draw.gauss(0.2, 0.5) for x in xs]
+        theirs = scipy.stats.linregress(xs, ys)
+        reach = scipy.stats.t.ppf(0.975, n - 2) * theirs.intercept_stderr
+        found = stats.intercept(xs, ys, 0.95)
+        assert found is not None
+        assert found[0] == pytest.approx(theirs.intercept, abs=1e-9)
+        span = (theirs.intercept - reach, theirs.intercept + reach)
+        assert found[1] == pytest.approx(span, abs=1e-9)
+    assert stats.intercept([2, 2, 2], [1, 2, 3], 0.95) is None

@@ -356,7 +356,7 @@ def test_another_version_is_refused(path: Path, store: Store) -> None:
     with sqlite3.connect(path) as other:
         other.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
     other.close()
-    with pytest.raises(HarnessError, match=r"version 4 and this program reads version 3; "):
+    with pytest.raises(HarnessError, match=r"version 5 and this program reads version 4; "):
         Store(path)
 
 

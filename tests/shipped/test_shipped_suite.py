@@ -6,6 +6,7 @@ import json
 import re
 
 import pytest
+from scripted_judge import ScriptedJudge
 
 pytestmark = pytest.mark.slow
 
@@ -124,3 +125,25 @@ def test_the_plan_asks_nothing_and_counts_what_the_run_will(shipped, empty_proje
         f"candidate tickets: qlora on bundled:pocket, {training['steps']} steps" in planned.output
     )
     assert "tickets: 150 cases; sees a drop of" in planned.output
+
+
+def test_the_judge_checks_say_what_they_need(shipped):
+    run = shipped.first_run
+    told = " ".join(run.output.split())
+    assert "NOT JUDGED: general.correctness, general.preference: no judge is configured" in told
+    assert "tool.harness.judges.NAME = { model =" in told
+
+
+def test_one_setting_makes_the_judge_checks_run(shipped, project):
+    assert shipped.first_run.status == 0
+    with ScriptedJudge(lambda asked: asked.verdict(VERDICTS[asked.kind])) as judge:
+        strict = {"model": "openai:strict", "base_url": judge.url}
+        project.configure(judges={"strict": strict})
+        run = project.run()
+    assert run.status == 0, run.output + run.errors
+    assert run.metric("general.correctness")["candidate_mean"] == 5
+    assert run.metric("general.preference")["n"] == 50
+    assert run.asked()["judge strict"] > 50
+
+
+VERDICTS = {"rubric": 5, "preference": "tie"}

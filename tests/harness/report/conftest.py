@@ -13,6 +13,7 @@ from harness.records import (
     CaseResult,
     Comparison,
     Decision,
+    JudgeFigure,
     LabelTable,
     LossPoint,
     ModelSpec,
@@ -234,4 +235,11 @@ def run() -> Run:
             "seeds": {"base": 0, "tickets": 0},
         },
         comparisons=(unfenced, *(verdict.comparison for verdict in verdicts)),
+        judges=(
+            JudgeFigure(
+                "consistency", "tickets.preference", "tickets", "strict", 0.82, (0.75, 0.88), 150
+            ),
+            JudgeFigure("length correlation", "tickets.preference", "tickets", None, None, None, 4),
+            JudgeFigure("flip rate", None, None, "strict", 0.04, (0.01, 0.09), 150),
+        ),
     )
