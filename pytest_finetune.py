@@ -305,9 +305,10 @@ class Results:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Take over the result that a report carries."""
+        """Take over the result that a report carries, but for a test that is run again."""
         if result := getattr(report, "harness", None):
-            _session(self.config).record(report, result)
+            if str(report.outcome) != "rerun":  # pytest-rerunfailures
+                _session(self.config).record(report, result)
             del report.harness  # pytest keeps its reports
 
 

@@ -91,8 +91,8 @@ class Loopback:
         """Count requests and answers since the last `forget`.
 
         `requests`, `answered` and `busiest` are numbers, `asked` and `done` map `model text` to how
-        often it was asked and completely answered, `seconds` the last answer's time since the first
-        request, `statuses` counts by HTTP status.
+        often it was asked and completely answered, `times` are those of the complete answers and
+        `seconds` that of the last, since the first request; `statuses` counts by HTTP status.
         """
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/stats") as answer:
             found: dict[str, Any] = json.load(answer)
@@ -117,14 +117,16 @@ class _Server:
     def forget(self) -> None:
         self.asked, self.done, self.statuses = Counter[str](), Counter[str](), Counter[int]()
         self.busy = self.busiest = 0
-        self.first = self.last = 0.0
+        self.first = 0.0
+        self.times: list[float] = []
 
     def stats(self) -> dict[str, Any]:
         return {
             "requests": self.asked.total(),
             "answered": self.done.total(),
             "busiest": self.busiest,
-            "seconds": self.last - self.first,
+            "seconds": self.times[-1] if self.times else 0.0,
+            "times": self.times,
             "asked": self.asked,
             "done": self.done,
             "statuses": self.statuses,
@@ -222,7 +224,7 @@ class _Connection(asyncio.Protocol):
                 self._transport.close()
         elif not self._transport.is_closing():
             server.done[text] += 1
-            server.last = self._loop.time()
+            server.times.append(self._loop.time() - server.first)
             self._send(200, _completion(text, body, server.behaviour))
 
     def _send(self, status: int, value: Any, headers: str = "") -> None:

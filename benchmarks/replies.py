@@ -1,8 +1,9 @@
 """`make bench`: how near to the wire are the replies, and what does the rest of a run cost?
 
 Whole `pytest` processes against a server on this machine that takes 100 ms for an answer, beside a
-bare asynchronous client, bare pytest, and other tools where they can be installed. All ratios are
-of one run of this file. Exit status 1 if a limit is missed. `--no-peers` leaves the others out.
+bare asynchronous client, bare pytest, and other tools where they can be installed; then against one
+that fails in every way, and ones that admit only so many calls a second. All ratios are of one run
+of this file. Exit status 1 if a limit is missed. `--no-peers` leaves the other tools out.
 """
 
 from __future__ import annotations
@@ -25,6 +26,11 @@ CASES, MANY_CASES, FEW_CASES = 2_000, 20_000, 200
 MODELS = ["first", "second"]
 MOST_OF_RAW, MOST_OF_LIMIT, MOST_OF_BARE = 1.5, 2.0, 2.5
 MOST_MEGABYTES = 600
+STORM_CASES, STORM_TIMEOUT_S = 1_000, 1.0
+STORM = {"refused": 0.30, "failed": 0.05, "dropped": 0.02, "truncated": 0.02, "silent": 0.01}
+RATES = {5: 150, 50: 1_000, 500: 8_000}
+"""Calls that a server admits a second -> how many calls are made."""
+OFF_THE_RATE = 0.2
 TIMES_FASTER = {"deepeval": 12.0, "pytest-evals": 12.0, "inspect_ai": 2.5}
 HERE = Path(__file__).parent
 
@@ -52,10 +58,12 @@ base = "first"
 [tool.harness.models.first]
 model = "openai:first"
 base_url = "{url}"
+{more}
 
 [tool.harness.models.second]
 model = "openai:second"
 base_url = "{url}"
+{more}
 
 [tool.harness.candidates.new]
 model = "second"
@@ -76,7 +84,8 @@ class Took:
 def main(arguments: Sequence[str]) -> int:
     """Print all tables; return the exit status."""
     with tempfile.TemporaryDirectory() as folder:
-        missed = [*_wire(Path(folder)), *_memory(Path(folder))]
+        parts = (_wire, _memory, _storm, _rates)
+        missed = [sentence for part in parts for sentence in part(Path(folder))]
         if "--no-peers" not in arguments:
             missed += _peers(Path(folder))
     for sentence in missed:
@@ -120,6 +129,42 @@ def _memory(folder: Path) -> Iterator[str]:
     yield from above("megabytes", took.megabytes, MOST_MEGABYTES)
 
 
+def _storm(folder: Path) -> Iterator[str]:
+    calls = STORM_CASES * len(MODELS)
+    told = ", ".join(f"{share:.0%} {fault}" for fault, share in STORM.items())
+    print(f"\n{calls} calls, of which the server answers {told}\n")
+    with Loopback(latency_s=0.01, **STORM) as server:
+        more = f"timeout_s = {STORM_TIMEOUT_S}"
+        project = project_of(folder / "storm", server, STORM_CASES, more)
+        took = run(project, "-m", "pytest", "evals/")
+        first = server.stats()
+        run(project, "-m", "pytest", "evals/")
+        again = server.stats()["requests"] - first["requests"]
+    errors = json.loads((project / "reports/latest/results.json").read_text())["errors"]
+    twice = sum(times > 1 for times in first["done"].values())
+    row("replies", f"{len(first['done'])} of {calls}", f"{took.seconds:.1f} s")
+    row("requests", f"{first['requests']}")
+    row("answered and asked again", f"{twice}")
+    if len(first["done"]) != calls or twice or again or errors:
+        yield f"the storm: {len(first['done'])} replies, {twice} twice, {again} again, {errors}"
+
+
+def _rates(folder: Path) -> Iterator[str]:
+    print("\nservers that admit L calls a second: answers a second in the second half of the run\n")
+    for rate, calls in RATES.items():
+        with Loopback(latency_s=LATENCY_S, rate=rate) as server:
+            cases = calls // len(MODELS)
+            project = project_of(folder / f"rate-{rate}", server, cases, "max_concurrency = 128")
+            run(project, "-m", "pytest", "evals/")
+            stats = server.stats()
+        late = stats["times"][calls // 2 :]
+        settled = (len(late) - 1) / (late[-1] - late[0])
+        refused = stats["statuses"].get("429", 0)
+        row(f"L = {rate}", f"{settled:.1f} a second", f"{refused} of {calls} refused")
+        if abs(settled / rate - 1) > OFF_THE_RATE or stats["answered"] != calls:
+            yield f"L = {rate}: {stats['answered']} answers, {settled:.1f} a second"
+
+
 def _peers(folder: Path) -> Iterator[str]:
     print(f"\n{FEW_CASES} cases x {len(MODELS)} models, {LATENCY_S} s each\n")
     with Loopback(latency_s=LATENCY_S) as server:
@@ -155,8 +200,11 @@ def _peer(name: str, python: Path, server: Loopback, project: Path) -> Took:
     return took
 
 
-def project_of(root: Path, server: Loopback, cases: int) -> Path:
-    """Make a project with a suite of so many cases, its models behind `server`."""
+def project_of(root: Path, server: Loopback, cases: int, more: str = "") -> Path:
+    """Make a project with a suite of so many cases, its models behind `server`.
+
+    `more` are lines of TOML for the tables of both models.
+    """
     for folder in ("evals", "bare"):
         (root / folder).mkdir(parents=True)
     rows = (
@@ -166,7 +214,7 @@ def project_of(root: Path, server: Loopback, cases: int) -> Path:
     (root / "cases.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (root / "evals" / "test_demo.py").write_text(SUITE)
     (root / "bare" / "test_bare.py").write_text(BARE.format(count=cases * len(MODELS)))
-    (root / "pyproject.toml").write_text(SETTINGS.format(url=server.url))
+    (root / "pyproject.toml").write_text(SETTINGS.format(url=server.url, more=more))
     return root
 
 

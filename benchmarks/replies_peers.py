@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -108,9 +108,11 @@ from inspect_ai.scorer import exact
 from inspect_ai.solver import generate
 
 samples = [Sample(input=row[-2]["content"], target=row[-1]["content"]) for row in ROWS]
+CHAT = {"responses_api": False}  # the protocol that the others are asked with
 config = GenerateConfig(max_connections=64, temperature=0.0, seed=0, max_tokens=128)
 models = [
-    get_model(f"openai/{name}", base_url=BASE_URL, api_key="none", config=config) for name in MODELS
+    get_model(f"openai/{name}", base_url=BASE_URL, api_key="none", config=config, **CHAT)
+    for name in MODELS
 ]
 task = Task(dataset=MemoryDataset(samples), solver=generate(), scorer=exact())
 done = eval(task, model=models, display="none", max_samples=64, max_tasks=2, log_dir="logs")
@@ -139,14 +141,26 @@ PEERS: Mapping[str, Peer] = {
 
 def environment(name: str, folder: Path) -> tuple[Path | None, str]:
     """Return the Python that has the peer installed and its version; without one, the reason."""
-    home = folder / name
+    return installed(folder / name, PEERS[name].packages)
+
+
+def installed(
+    home: Path, packages: Sequence[str], *, beside_project: bool = False
+) -> tuple[Path | None, str]:
+    """Return the Python of an environment with `packages` and the version of the first.
+
+    Without one, None and the reason. `beside_project`: it sees what the project has installed too,
+    and installs only what that lacks.
+    """
     python = home / "bin" / "python"
     try:
         if not python.exists():
             subprocess.run([sys.executable, "-m", "venv", str(home)], check=True, timeout=120)
-        install = [str(python), "-m", "pip", "install", "--quiet", *PEERS[name].packages]
+            if beside_project:
+                _show_project(home)
+        install = [str(python), "-m", "pip", "install", "--quiet", *packages]
         subprocess.run(install, check=True, timeout=900, capture_output=True, text=True)
-        show = f"import importlib.metadata as m; print(m.version({PEERS[name].packages[0]!r}))"
+        show = f"import importlib.metadata as m; print(m.version({packages[0]!r}))"
         shown = subprocess.run(
             [str(python), "-c", show], check=True, capture_output=True, text=True
         )
@@ -154,6 +168,14 @@ def environment(name: str, folder: Path) -> tuple[Path | None, str]:
         said = str(getattr(problem, "stderr", "") or problem).strip().splitlines()
         return None, said[-1] if said else "it cannot be installed"
     return python, shown.stdout.strip()
+
+
+def _show_project(home: Path) -> None:
+    """Let the environment in `home` see the packages of this one, after its own."""
+    seen = [path for path in sys.path if Path(path).name == "site-packages"]
+    lines = [f"import site; site.addsitedir({path!r})" for path in seen]
+    for packages in home.glob("lib/python*/site-packages"):
+        (packages / "project.pth").write_text("\n".join(lines) + "\n")
 
 
 def text(name: str, base_url: str, cases: Path, models: list[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -62,18 +63,29 @@ def _live(title: str, stream: TextIO) -> Iterator[Update]:
 @contextmanager
 def _lines(title: str, stream: TextIO) -> Iterator[Update]:
     line = _line_writer(title, stream)
-    started = last = time.monotonic()
+    started = time.monotonic()
     state = (0, 0, "")
+    over = threading.Event()
 
     def update(done: int, total: int, detail: str = "") -> None:
-        nonlocal last, state
+        nonlocal state
         state = (done, total, detail)
-        if time.monotonic() - last >= INTERVAL_S:
-            last = time.monotonic()
-            rate, left = _pace(done, total, last - started)
-            line(f"{done}/{total} {rate} {left} {detail}")
 
-    yield update
+    def tell() -> None:
+        # On its own: a service that lets nothing through for a minute is no reason to be silent.
+        while not over.wait(INTERVAL_S):
+            done, total, detail = state
+            seconds = time.monotonic() - started
+            rate, left = _pace(done, total, seconds)
+            line(f"{done}/{total} {rate} {left} {detail}" if total else f"{seconds:.0f} s so far")
+
+    teller = threading.Thread(target=tell, name="harness-progress", daemon=True)
+    teller.start()
+    try:
+        yield update
+    finally:
+        over.set()
+        teller.join()
     line(f"{state[0]}/{state[1]} {state[2]} in {time.monotonic() - started:.1f} s")
 
 

@@ -59,7 +59,8 @@ def counted(update: Update) -> Callable[[Progress], None]:
 
     def show(progress: Progress) -> None:
         cost = f"${progress.cost_usd:.4g}" if progress.cost_usd else ""
-        update(progress.done, progress.total, cost)
+        flying = f"{progress.in_flight} in flight" if progress.in_flight else ""
+        update(progress.done, progress.total, ", ".join(filter(None, [flying, cost])))
 
     return show
 

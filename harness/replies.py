@@ -35,12 +35,13 @@ SHORTFALLS = 0.05
 class Progress:
     """How far a wave of requests is: `done` of `total` that the cache did not hold.
 
-    `cost_usd` is what they cost so far, as far as it is known.
+    `cost_usd` is what they cost so far, as far as it is known; `in_flight` of them are under way.
     """
 
     done: int
     total: int
     cost_usd: float = 0.0
+    in_flight: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +162,8 @@ class Replies:
                 found.update(answers)
                 if progress:
                     done = total - len(distinct) + len(found)
-                    progress(Progress(done, total, self._spent - spent))
+                    flying = min(self._models.in_flight, total - done)
+                    progress(Progress(done, total, self._spent - spent, flying))
         return found
 
     def usage(self, requests: Iterable[Request]) -> dict[str, Usage]:

@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from harness.store import Store
 
 EVALUATION: pytest.StashKey[Evaluation] = pytest.StashKey()
-UNANSWERED: pytest.StashKey[str] = pytest.StashKey()
 BROKEN = "nothing was asked, because some files could not be collected; correct them and run again"
 
 
@@ -279,14 +278,14 @@ class Session:
     # ------------------------------------------------------------------ score
 
     def evaluation(self, item: pytest.Item, found: CaseItem) -> Evaluation:
-        """Return the evaluation of `item`, with its reply; skips an item that has none."""
-        if item.stash.get(EVALUATION, None) is None:
-            reply = self._reply(found)
-            item.stash[EVALUATION] = _evaluation(item, found, reply)
-            if reply.error:
-                item.stash[UNANSWERED] = reply.error
-        if error := item.stash.get(UNANSWERED, ""):
-            pytest.skip(f"no reply: {error}")
+        """Return the evaluation of `item`, with its reply; skips an item that has none.
+
+        A test that is run again is evaluated anew.
+        """
+        reply = self._reply(found)
+        item.stash[EVALUATION] = _evaluation(item, found, reply)
+        if reply.error:
+            pytest.skip(f"no reply: {reply.error}")
         return item.stash[EVALUATION]
 
     def _reply(self, found: CaseItem) -> Reply:

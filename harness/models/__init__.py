@@ -26,10 +26,14 @@ _Bare = tuple[str, str, Path | None, str | None, int]
 class Provider(Protocol):
     """What one file of this package implements, as a class named `Provider`.
 
-    `options` are the keys of a model's table that it understands.
+    `options` are the keys of a model's table that it understands, `in_flight` is how many calls
+    have left and are not done with.
     """
 
     options: frozenset[str]
+
+    @property
+    def in_flight(self) -> int: ...  # noqa: D102
 
     def identity(self, spec: ModelSpec) -> dict[str, Any]:
         """Return what, beside the prompt, decides the replies of `spec`, as JSON; cheap.
@@ -87,6 +91,11 @@ class Models:
         filled = [list(batch) for batch in batches if batch]
         if filled:
             yield from self._provider(filled[0][0].model).ask(filled)
+
+    @property
+    def in_flight(self) -> int:
+        """How many calls have left and are not done with."""
+        return sum(provider.in_flight for provider in self._providers.values())
 
     def close(self) -> None:
         """Let go of everything that was loaded or opened."""

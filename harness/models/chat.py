@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from queue import SimpleQueue
+from itertools import cycle
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from harness.models import endpoint
@@ -22,13 +23,12 @@ if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
 ERROR_CHARACTERS = 500
-GROUPED_S = 0.02
-
-_Answers = SimpleQueue[tuple[str, Reply] | None]
+CLIENTS = 4
+"""Of one account: a client looks at all of its idle connections for each call."""
 
 
 class Provider:
-    """One event loop in one thread, one client per account; see `harness.models.Provider`.
+    """One event loop in one thread, a few clients per account; see `harness.models.Provider`.
 
     Options, beside the fields of a request in `endpoint.BODY_OPTIONS`: `base_url`; `headers`, a
     table; `api_key_env`, the name of the environment variable that holds the key; `api_version`
@@ -48,23 +48,37 @@ class Provider:
         return endpoint.identity_of(spec)
 
     def ask(self, batches: Sequence[Sequence[Request]]) -> Iterator[dict[str, Reply]]:
-        """Yield replies as they come, all that are there at once."""
+        """Yield replies as they come, all that are there at once.
+
+        Whoever wants the next ones has stored these: until then their calls count as in flight,
+        so that no more replies than may be in flight are lost with the process.
+        """
         planned = self._by_account([request for batch in batches for request in batch])
         waiting = sum(map(len, planned.values()))
-        answers: _Answers = SimpleQueue()
-        wave = asyncio.run_coroutine_threadsafe(_ask_all(planned, answers), self._running_loop())
+        loop, inbox = self._running_loop(), _Inbox()
+        wave = asyncio.run_coroutine_threadsafe(_ask_all(planned, inbox), loop)
         # A wave that breaks must not leave anybody waiting for it.
-        wave.add_done_callback(lambda _: answers.put(None))
+        wave.add_done_callback(lambda _: inbox.end())
+        arrived: Sequence[_Answer] = ()
         try:
             while waiting:
-                arrived = _arrived(answers, waiting)
+                arrived = inbox.wait()
                 if not arrived:
                     wave.result()
                     raise RuntimeError("calls got lost on their way")
                 waiting -= len(arrived)
-                yield arrived
+                yield {one.key: one.reply for one in arrived}
+                loop.call_soon_threadsafe(_let_go, arrived)
+                arrived = ()
         finally:
             wave.cancel()
+            loop.call_soon_threadsafe(_let_go, arrived)
+            loop.call_soon_threadsafe(inbox.clear)
+
+    @property
+    def in_flight(self) -> int:
+        """How many calls have left and are not stored yet."""
+        return sum(account.lane.pace.in_flight for account in self._accounts.values())
 
     def close(self) -> None:
         """Close the connections and end the thread."""
@@ -112,40 +126,74 @@ def _run_loop(loop: asyncio.AbstractEventLoop) -> None:
         loop.close()
 
 
-def _arrived(answers: _Answers, waiting: int) -> dict[str, Reply]:
-    """Wait for an answer; return all that come with it, none if no more will come.
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """The reply of a call, and the lane in which the call still has its place."""
 
-    They are stored together: a transaction for each would hold up the thread that receives.
-    """
-    found: dict[str, Reply] = {}
-    while not (found and answers.empty()):
-        one = answers.get()
-        if not found and waiting > 1:
-            time.sleep(GROUPED_S)
-        if one is None:
-            answers.put(None)
-            return found
-        found[one[0]] = one[1]
-    return found
+    key: str
+    reply: Reply
+    lane: Lane | None
+
+
+def _let_go(answers: Iterable[_Answer]) -> None:
+    for answer in answers:
+        if answer.lane:
+            answer.lane.leave()
+
+
+class _Inbox:
+    """Takes the answers of a wave from the thread of the loop to the one that waits for them."""
+
+    def __init__(self) -> None:
+        self._answers: SimpleQueue[_Answer | None] = SimpleQueue()
+
+    def put(self, answer: _Answer) -> None:
+        """Add an answer."""
+        self._answers.put(answer)
+
+    def end(self) -> None:
+        """Say that no more answers come."""
+        self._answers.put(None)
+
+    def wait(self) -> list[_Answer]:
+        """Wait for an answer; return all that are there, none if no more will come."""
+        first = self._answers.get()
+        return [first, *self._there()] if first else []
+
+    def clear(self) -> None:
+        """Give up what nobody waits for any more."""
+        _let_go(self._there())
+
+    def _there(self) -> Iterator[_Answer]:
+        with suppress(Empty):
+            while answer := self._answers.get_nowait():
+                yield answer
+            self.end()
 
 
 class _Account:
-    """A service that is asked with one key: its client, its pace, and what hides the key."""
+    """A service that is asked with one key: its clients, its pace, and what hides the key."""
 
     def __init__(self, place: Endpoint, limit: int) -> None:
         self.place = place
-        self.client: AsyncOpenAI = place.client()
+        self._clients = place.clients(CLIENTS)
+        self._turns = cycle(self._clients)
         self.lane = Lane(limit)
         self.mask = place.mask
         self._filter = LogMask(self.mask)
         for name in LOGGERS:
             logging.getLogger(name).addFilter(self._filter)
 
+    def client(self) -> AsyncOpenAI:
+        """Return the client whose turn it is."""
+        return next(self._turns)
+
     async def close(self) -> None:
         """Close the connections."""
         for name in LOGGERS:
             logging.getLogger(name).removeFilter(self._filter)
-        await self.client.close()
+        for client in self._clients:
+            await client.close()
 
 
 class _Table:
@@ -179,13 +227,17 @@ class _Table:
 _Errand = tuple[Request, _Table]
 
 
-async def _ask_all(planned: Mapping[_Account, Sequence[_Errand]], answers: _Answers) -> None:
-    async with asyncio.TaskGroup() as lanes:
-        for account, errands in planned.items():
-            lanes.create_task(_ask_account(account, errands, answers))
+async def _ask_all(planned: Mapping[_Account, Sequence[_Errand]], inbox: _Inbox) -> None:
+    try:
+        async with asyncio.TaskGroup() as lanes:
+            for account, errands in planned.items():
+                lanes.create_task(_ask_account(account, errands, inbox))
+    except asyncio.CancelledError:
+        inbox.clear()
+        raise
 
 
-async def _ask_account(account: _Account, errands: Sequence[_Errand], answers: _Answers) -> None:
+async def _ask_account(account: _Account, errands: Sequence[_Errand], inbox: _Inbox) -> None:
     """Send the requests in their order, each as soon as there is room for it."""
     loop = asyncio.get_running_loop()
     started = loop.time()
@@ -193,7 +245,7 @@ async def _ask_account(account: _Account, errands: Sequence[_Errand], answers: _
         for request, table in errands:
             await account.lane.turn()
             call = _Call(request, table, queue_s=loop.time() - started)
-            calls.create_task(call.answer(answers))
+            calls.create_task(call.answer(inbox))
 
 
 @dataclass(eq=False, slots=True)
@@ -205,14 +257,15 @@ class _Call:
     queue_s: float
     attempts: int = 0
 
-    async def answer(self, answers: _Answers) -> None:
-        """Put the reply into `answers`; whatever goes wrong is its `error`."""
+    async def answer(self, inbox: _Inbox) -> None:
+        """Put the reply into `inbox`; whatever goes wrong is its `error`."""
+        lane: Lane | None = self.table.account.lane
         try:
             reply = await self._persistently()
         except CallFailed as problem:
-            reply = _reply_of(problem, self.table.account.mask)
+            reply, lane = _reply_of(problem, self.table.account.mask), None
         reply = replace(reply, queue_s=self.queue_s, attempts=self.attempts)
-        answers.put((self.request.key, reply))
+        inbox.put(_Answer(self.request.key, reply, lane))
 
     async def _persistently(self) -> Reply:
         from tenacity import AsyncRetrying, retry_if_exception
@@ -222,22 +275,22 @@ class _Call:
         return await AsyncRetrying(retry=retry, wait=tries.wait, reraise=True)(self._once)
 
     async def _once(self) -> Reply:
+        """Return the reply; then the call keeps its place in the lane until it is let go."""
         loop, lane = asyncio.get_running_loop(), self.table.account.lane
         if self.attempts:
             waiting = loop.time()
             await lane.turn()
             self.queue_s += loop.time() - waiting
         self.attempts += 1
-        failure: CallFailed | None = CallFailed(Kind.TRANSIENT, "broken off")
         started = loop.time()
         try:
             answer = await self._sent()
-            failure = None
         except CallFailed as problem:
-            failure = problem
+            lane.leave(problem)
             raise
-        finally:
-            lane.leave(failure)
+        except asyncio.CancelledError:
+            lane.leave(CallFailed(Kind.TRANSIENT, "broken off"))
+            raise
         return _reply(answer, loop.time() - started)
 
     async def _sent(self) -> object:
@@ -247,7 +300,7 @@ class _Call:
             CallFailed: there is none.
 
         """
-        client, timeout_s = self.table.account.client, self.table.timeout_s
+        client, timeout_s = self.table.account.client(), self.table.timeout_s
         try:
             async with asyncio.timeout(timeout_s):
                 body = self.table.body(self.request)

@@ -2,6 +2,10 @@
 
 Why not `model.generate`: it goes on with every row until the last one ends, computes a few-shot
 prefix once per row, and draws one stream of random numbers for the whole batch.
+
+A batch is of one model: PEFT can answer for base and adapters in one batch (`adapter_names`), but
+their prompts seldom begin alike. Measured on one core, 24 shipped tickets x (base + candidate) with
+the same replies: 4.1 s apart, 5.2 s apart without a shared beginning, 5.6 s mixed (CPU time).
 """
 
 from __future__ import annotations

@@ -14,6 +14,8 @@ from harness.models.secrecy import Mask, public_url, secrets_of_url
 from harness.records import HarnessError, ModelSpec
 
 if TYPE_CHECKING:
+    from ssl import SSLContext
+
     from openai import AsyncOpenAI
 
 OPENAI_URL = "https://api.openai.com/v1"
@@ -64,9 +66,15 @@ class Endpoint:
         """What hides this account's secrets."""
         return Mask(self.secrets)
 
-    def client(self) -> AsyncOpenAI:
-        """Return a client that tries once."""
-        from openai import AsyncAzureOpenAI, AsyncOpenAI
+    def clients(self, count: int) -> list[AsyncOpenAI]:
+        """Return clients that try once, each with connections of its own."""
+        import httpx2
+
+        trust = httpx2.create_ssl_context()  # reading the certificates takes longest
+        return [self._client(trust) for _ in range(count)]
+
+    def _client(self, trust: SSLContext) -> AsyncOpenAI:
+        from openai import AsyncAzureOpenAI, AsyncOpenAI, DefaultAsyncHttpxClient
 
         shared: dict[str, Any] = {
             "api_key": self.key,
@@ -74,6 +82,7 @@ class Endpoint:
             "default_query": dict(self.query),
             "max_retries": 0,
             "timeout": None,  # each call has a deadline of its own, for everything together
+            "http_client": DefaultAsyncHttpxClient(verify=trust),
         }
         if self.api_version:
             return AsyncAzureOpenAI(azure_endpoint=self.url, api_version=self.api_version, **shared)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import logging
+import math
 import os
 import time
 import warnings
@@ -75,6 +76,7 @@ class Loaded:
                 self._add_adapters()
         self._stop = _stop_tokens(self._model, self._tokenizer)
         self._context = getattr(self._model.config, "max_position_embeddings", None)
+        self._too_large = math.inf
 
     def serves(self, home: Home, adapters: Iterable[Path]) -> bool:
         """Whether all of `adapters` at `home` are here."""
@@ -175,7 +177,22 @@ class Loaded:
         return decode.Row(tokens, limit, sampling.temperature, int(request.key[:15], 16))
 
     def _generated(self, rows: list[decode.Row]) -> list[list[int] | None]:
-        """Return each row's tokens, None where the memory does not hold even one row."""
+        """Return each row's tokens, None where the memory does not hold even one row.
+
+        Halved by size alone, so that the candidates' rows stay in the company that the base's had.
+        """
+        if len(rows) <= 1 or _room(rows) < self._too_large:
+            generated = self._tried(rows)
+            if generated is not None:
+                return generated
+            if len(rows) == 1:
+                return [None]
+            self._too_large = _room(rows)
+        half = len(rows) // 2
+        return self._generated(rows[:half]) + self._generated(rows[half:])
+
+    def _tried(self, rows: list[decode.Row]) -> list[list[int] | None] | None:
+        """Return each row's tokens, or None where the memory does not hold all rows."""
         if not rows:
             return []
         try:
@@ -185,10 +202,7 @@ class Loaded:
                 raise
         # Outside of the handler: the exception holds on to the tensors.
         _free()
-        if len(rows) == 1:
-            return [None]
-        half = len(rows) // 2
-        return self._generated(rows[:half]) + self._generated(rows[half:])
+        return None
 
     @property
     def _pad(self) -> int:
@@ -211,12 +225,19 @@ class Loaded:
         )
 
 
+def _room(rows: Sequence[decode.Row]) -> int:
+    """Return how many tokens `rows` can come to, the padding included."""
+    return len(rows) * max(len(row.tokens) + row.limit for row in rows)
+
+
 def _free() -> None:
     import torch
 
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+    elif torch.backends.mps.is_available():
+        torch.mps.empty_cache()
 
 
 # ---------------------------------------------------------------------- loading

@@ -22,6 +22,7 @@ class Provider:
     """
 
     options = frozenset({"quantization"})
+    in_flight = 0  # batches are answered while the caller waits
 
     def __init__(self) -> None:
         self._loaded: Loaded | None = None

@@ -59,9 +59,8 @@ class Pace:
         """
         self.in_flight -= 1
         self._learned, self._clean = True, 0
+        self.opens = max(self.opens, now + pause_s)
         if now >= self._cut_again:
             self.window = max(1, int(self.window * CUT))
             self._cut_again = now + COOL_DOWN_S
-        self.opens = max(self.opens, now + pause_s)
         self._cut_again = max(self._cut_again, self.opens)
-        self._grow_again = max(now, self.opens) + COOL_DOWN_S

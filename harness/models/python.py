@@ -31,6 +31,7 @@ class Provider:
     """
 
     options: frozenset[str] = frozenset()
+    in_flight = 0
 
     def identity(self, spec: ModelSpec) -> dict[str, Any]:
         """Return the function's name and the digest of the file that defines it."""
@@ -44,9 +45,11 @@ class Provider:
         keys = {future: request.key for future, _, request in jobs}
         _start(jobs)
         try:
-            for done in as_completed(keys):
+            for left, done in zip(range(len(keys) - 1, -1, -1), as_completed(keys), strict=True):
+                self.in_flight = min(THREADS, left)
                 yield {keys[done]: done.result()}
         finally:
+            self.in_flight = 0
             for future in keys:
                 future.cancel()
 

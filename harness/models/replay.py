@@ -19,6 +19,7 @@ class Provider:
     """
 
     options: frozenset[str] = frozenset()
+    in_flight = 0
 
     def __init__(self) -> None:
         self._served: dict[str, _Served] = {}

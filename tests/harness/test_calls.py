@@ -16,7 +16,14 @@ from harness.calls import (
     request_of,
 )
 from harness.models import Models
-from harness.records import Case, HarnessError, ModelSpec, Request, Sampling
+from harness.records import (
+    Case,
+    HarnessError,
+    ModelSpec,
+    Request,
+    Sampling,
+    canonical_json,
+)
 from harness.store import StoredCall
 
 SPEC = ModelSpec("base", "openai", "x", options={"base_url": "http://127.0.0.1:9/v1"})
@@ -67,20 +74,46 @@ def test_no_field_of_the_sampling_is_forgotten() -> None:
     assert {f"sampling.{one.name}" for one in fields(Sampling)} <= told.keys()
 
 
-def test_what_does_not_decide_a_reply_is_no_part_of_the_key(
-    monkeypatch: pytest.MonkeyPatch,
+excluded = st.fixed_dictionaries(
+    {},
+    optional={
+        "max_concurrency": st.integers(1, 500),
+        "timeout_s": st.floats(0.1, 1000),
+        "api_key_env": st.sampled_from(["KEY_ONE", "KEY_TWO"]),
+        "headers": st.dictionaries(st.sampled_from(["X-A", "X-B"]), st.just("s3cret-value")),
+    },
+)
+decisive = st.fixed_dictionaries(
+    {"base_url": st.sampled_from(["http://127.0.0.1:9/v1", "http://127.0.0.1:10/v1"])},
+    optional={
+        "response_format": st.sampled_from([{"type": "text"}, {"type": "json_object"}]),
+        "api_version": st.sampled_from(["1", "2"]),
+        "top_p": st.sampled_from([0.5, 1]),
+        "stop": st.sampled_from(["a", ["a"]]),
+        "extra_body": st.sampled_from([{}, {"top_k": 1}]),
+    },
+)
+
+
+@settings(deadline=None)
+@given(decisive, decisive, excluded, excluded)
+def test_what_a_table_says_of_the_way_is_no_part_of_the_key_and_the_rest_is(
+    one: dict[str, Any], other: dict[str, Any], way: dict[str, Any], other_way: dict[str, Any]
 ) -> None:
     """With the provider of services as it is."""
-    models = Models()
-    one = request_of(models, SPEC, [USER])
-    for options in ({"api_key_env": "OTHER"}, {"headers": {"X-Key": "s3cret"}}):
-        spec = replace(SPEC, name="other", options={**SPEC.options, **options})
-        other = request_of(models, spec, [USER], label="x:y", case=None)
-        assert other.key == one.key
-        assert "s3cret" not in str(outline_of(models, other))
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-other")
-    assert request_of(Models(), SPEC, [USER]).key == one.key
-    tagged = plan(tags=("a",), expected="b", cluster="c", source="d:1")
+    first = request_of(Models(), replace(SPEC, options={**one, **way}), [USER])
+    second = request_of(Models(), replace(SPEC, options={**other, **other_way}), [USER])
+    assert (first.key == second.key) == (canonical_json(one) == canonical_json(other))
+    assert "s3cret" not in str(outline_of(Models(), first))
+
+
+@given(st.text(), st.text())
+def test_names_keys_and_what_is_not_asked_are_no_part_of_the_key(name: str, tag: str) -> None:
+    known = request_of(Models(), SPEC, [USER]).key
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OPENAI_API_KEY", "sk-other")
+        assert request_of(Models(), replace(SPEC, name=name), [USER], label=tag).key == known
+    tagged = plan(tags=(tag,), expected=tag, cluster=tag, source=tag)
     assert tagged.key == plan().key
 
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from harness.calls import prompt, request_key
 from harness.models import Models
+from harness.models.python import THREADS
 from harness.records import HarnessError, Message, ModelSpec, Reply, Request, Sampling
 from harness.replies import BATCH_ROWS, Progress, Replies, batches
 from harness.store import Store
@@ -360,6 +361,18 @@ def test_a_python_function_is_a_model(
     assert "finite" in str(ask_python(path, "infinite").error)
     assert "set is not JSON" in str(ask_python(path, "unstorable").error)
     assert ask_python(path, "broken").error == "python:my_model:broken raised KeyError: 'lost'"
+
+
+def test_progress_tells_how_many_functions_run(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module(tmp_path, SOURCE, monkeypatch)
+    replies = Replies(Store(path))
+    requests = planned(replies, replace(SPEC, target="my_model:text"), [str(n) for n in range(20)])
+    seen: list[Progress] = []
+    replies.gather(requests, seen.append)
+    assert [one.in_flight for one in seen] == [min(THREADS, left) for left in range(19, -1, -1)]
+    replies.close()
 
 
 def test_an_edited_python_model_is_asked_again(

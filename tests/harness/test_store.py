@@ -274,6 +274,34 @@ def test_a_store_cut_in_half_keeps_what_is_left(path: Path) -> None:
     store.close()
 
 
+@settings(max_examples=15, deadline=None, phases=[Phase.generate])
+@given(st.floats(0, 1), st.sampled_from([b"", b"\0", b"\x55"]))
+def test_a_half_written_transaction_costs_no_earlier_one(
+    tmp_path_factory: pytest.TempPathFactory, share: float, rest: bytes
+) -> None:
+    """The log of a process that was killed ends anywhere, or in bytes that never were written."""
+    path = tmp_path_factory.mktemp("half") / "store.sqlite"
+    store = Store(path)
+    sizes = []
+    for number in range(5):
+        store.put_replies({f"{number}-{n}": Reply(text="x" * 200) for n in range(20)})
+        sizes.append(path.with_name("store.sqlite-wal").stat().st_size)
+    wal = path.with_name("store.sqlite-wal").read_bytes()
+    data = path.read_bytes()
+    store.close()
+    left = int(share * len(wal))
+    path.write_bytes(data)
+    path.with_name("store.sqlite-wal").write_bytes(wal[:left] + rest * (len(wal) - left))
+    again = Store(path)
+    found = again.replies(f"{number}-{n}" for number in range(5) for n in range(20))
+    whole = sum(size <= left for size in sizes)
+    assert set(found) == {f"{number}-{n}" for number in range(whole) for n in range(20)}
+    assert again.rescued == ""
+    again.put_replies({"new": REPLY})
+    assert again.replies(["new"]) == {"new": REPLY}
+    again.close()
+
+
 def test_a_store_that_another_process_rescued_is_used_on(path: Path) -> None:
     given = filled(path)
     one, other = Store(path), Store(path)

@@ -74,9 +74,17 @@ def unreachable_at_3(messages):
 
 def moody(messages):
     """Two questions of three get another answer the second time they are asked."""
-    before = LOG.read_text() if LOG.exists() else ""
-    again = before.count(json.dumps(["moody", messages])) % 2
-    return _said("moody", messages, "yes" if _number(messages) % 3 == 0 or again else "no")
+    steady = _number(messages) % 3 == 0
+    return _said("moody", messages, "yes" if steady or not _first_time(messages) else "no")
+
+
+def _first_time(messages):
+    """Whether nobody asked this before: threads and processes may ask at once."""
+    try:
+        LOG.with_name(f"asked-{_number(messages)}").touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
 
 
 def by_prompt(messages):

@@ -11,7 +11,6 @@ NEIGHBOURS = {
     "pytest_rerunfailures": ["-p", "pytest_rerunfailures", "--reruns=2"],
     "pytest_randomly": ["-p", "pytest_randomly"],
 }
-TOGETHER = ("pytest_asyncio", "pytest_cov", "xdist", "pytest_randomly")
 SUITE = """
 import pytest
 
@@ -30,7 +29,7 @@ def test_says_something(reply):
 @pytest.fixture(params=[*NEIGHBOURS, "together"])
 def neighbours(request):
     """The options that load a plugin, or several."""
-    names = TOGETHER if request.param == "together" else (request.param,)
+    names = NEIGHBOURS if request.param == "together" else (request.param,)
     for name in names:
         pytest.importorskip(name)
     return [option for name in names for option in NEIGHBOURS[name]]
@@ -56,6 +55,42 @@ def test_an_undecidable_run_stays_undecidable(project, neighbours):
     run = project.run(*neighbours)
     assert run.status == 6
     assert run.results["verdict"] == "undecidable"
+
+
+BROKEN = """
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.cases("data/demo.jsonl")
+
+
+def test_exact(score):
+    score.exact()
+
+
+def test_breaks(case, reply, request, score):
+    score.record("length", 1.0)
+    tried = Path(f"tried-{request.node.callspec.id}")
+    times = len(tried.read_text()) if tried.exists() else 0
+    tried.write_text("x" * (times + 1))
+    if case.id == "c3" and times < FAILS:
+        raise RuntimeError("no connection")
+    assert reply.text == "yes"
+"""
+
+
+@pytest.mark.parametrize(("fails", "status"), [(1, 0), (9, 6)])
+def test_a_test_that_breaks_is_run_again_and_its_last_word_counts(project, workers, fails, status):
+    """With --reruns: a case is scored once, and one that breaks to the end stays undecidable."""
+    project.write("evals/test_demo.py", BROKEN.replace("FAILS", str(fails)))
+    project.settings(base="half", cand="right")
+    run = project.run(*NEIGHBOURS["pytest_rerunfailures"], *workers)
+    assert run.status == status
+    assert (project.root / "tried-c3-cand").read_text() == "x" * min(fails + 1, 3)
+    assert (project.root / "tried-c2-cand").read_text() == "x"
+    assert [run.metric(f"demo.{name}")["n"] for name in ("exact_match", "length")] == [24, 24]
+    assert len(run.results["cases"]) == 48
 
 
 def test_async_unit_tests_run_beside_the_suites(project):

@@ -142,11 +142,13 @@ def test_the_base_itself_as_candidate_does_not_fail(project):
 
 def test_the_good_recipe_with_another_seed_does_not_fail_against_production(shipped, project):
     project.suites(tickets=TICKETS, regression=REGRESSION, general="")
+    shipped_gates = dict(project.settings["gates"])
+    del shipped_gates["tickets.field_accuracy"]  # a retrain need not be better
     project.configure(
         baseline="production",
         models={"production": shipped.production},
         candidates={"retrain": _recipe(project, seed=1, validation=None)},
-        gates={"tickets.schema_match": {"at_least": 0.98}, "general.skill": {"margin": 0.10}},
+        gates=shipped_gates,
     )
     run = project.run()
     assert run.status == 0, run.output + run.errors

@@ -13,7 +13,7 @@ import pytest
 
 from harness.models import Models, endpoint, lane
 from harness.records import Case, HarnessError, ModelSpec, Reply, Sampling
-from harness.replies import Replies
+from harness.replies import Progress, Replies
 from harness.store import Store
 
 KEY = "sk-very-secret-0123456789"
@@ -234,6 +234,16 @@ def test_an_answer_that_is_no_completion_is_an_error(
 def test_a_server_that_is_not_there_is_an_error(replies: Replies, server: Server) -> None:
     (reply,) = ask(replies, spec_of(server, base_url="http://127.0.0.1:9/v1"), "a")
     assert reply.error == "the connection failed: All connection attempts failed"
+
+
+def test_progress_tells_how_many_calls_are_in_flight(server: Server, replies: Replies) -> None:
+    server.answer = lambda text, tries: (time.sleep(0.02), (200, completion(text)))[1]
+    spec = spec_of(server, max_concurrency=4)
+    planned = [replies.plan(spec, [{"role": "user", "content": str(n)}]) for n in range(30)]
+    seen: list[Progress] = []
+    replies.gather(planned, seen.append)
+    assert 0 < max(one.in_flight for one in seen) <= 4
+    assert (seen[-1].done, seen[-1].in_flight) == (30, 0)
 
 
 def test_many_calls_run_at_once_and_not_more_than_allowed(server: Server, replies: Replies) -> None:

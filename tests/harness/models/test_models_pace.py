@@ -21,6 +21,7 @@ class Bucket:
     burst_s: float = 1.0
     latency_s: float = 0.1
     failing: float = 0.0
+    refusing: float = 0.0
     tokens: float = math.inf
     filled: float = 0.0
 
@@ -43,7 +44,7 @@ def answers(server: Bucket, pace: Pace, seconds: float, seed: int = 0) -> Iterat
         while pace.may_send(now):
             pace.sent()
             order += 1
-            wait = server.admits(now)
+            wait = server.admits(now) or (0.02 if draw.random() < server.refusing else 0.0)
             takes = 0.005 if wait else server.latency_s * draw.uniform(0.8, 1.2)
             said = "refused" if wait else "failed" if draw.random() < server.failing else "answered"
             heapq.heappush(coming, (now + takes, order, said, wait))
@@ -87,6 +88,12 @@ def test_failures_of_the_server_slow_the_growth_and_never_cut() -> None:
     steady = Pace(64)
     for _ in answers(Bucket(rate=1e9, failing=0.9), steady, 10):
         assert steady.window == FIRST_WINDOW
+
+
+def test_refusals_that_no_pace_prevents_leave_a_few_calls_in_flight() -> None:
+    server = Bucket(rate=1e9, refusing=0.3)
+    times = [time for time in answers(server, Pace(64), 60) if time > 20]
+    assert len(times) / 40 > 2 / server.latency_s
 
 
 def test_a_refusal_takes_a_fifth_once_per_cool_down_and_growth_is_by_one_afterwards() -> None:
