@@ -212,8 +212,8 @@ class Jobs:
                     code="rate_limit_exceeded",
                     headers={"Retry-After": "10"},
                 )
+            self.tell(job.id, f"Created fine-tuning job: {job.id}")
             self._put(job)
-        self.tell(job.id, f"Created fine-tuning job: {job.id}")
 
     def find(self, name: str) -> Job:
         """Return the job with this id; ProtocolError (404) if there is none."""

@@ -70,12 +70,12 @@ async def body_of(request: Request, shape: type[Shape]) -> Shape:
     try:
         return shape.model_validate(values)
     except ValidationError as problem:
-        raise _refusal(problem.errors()[0]) from None
+        # Of several ways to be right, the last one says most of what is wrong.
+        raise _refusal(problem.errors()[-1]) from None
 
 
 def _refusal(error: Any) -> ProtocolError:
-    # Names of alternatives of a union are no keys that the caller wrote.
-    keys = [str(part) for part in error["loc"] if str(part).isidentifier() or _is_index(part)]
+    keys = [str(part) for part in error["loc"] if isinstance(part, int) or _is_key(part)]
     param = ".".join(keys) or None
     if error["type"] == "extra_forbidden":
         return ProtocolError(
@@ -97,8 +97,9 @@ def _refusal(error: Any) -> ProtocolError:
     )
 
 
-def _is_index(part: object) -> bool:
-    return isinstance(part, int)
+def _is_key(part: str) -> bool:
+    """Whether the caller wrote it; pydantic puts the types of alternatives between the keys."""
+    return part.isidentifier() and part not in ("str", "int", "float")
 
 
 def page(values: Sequence[Wire], after: str | None, limit: int) -> Wire:
