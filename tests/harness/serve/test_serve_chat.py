@@ -58,6 +58,10 @@ def test_the_same_seed_draws_the_same_and_another_seed_another(server):
     assert text(ask(server, temperature=2)) != text(ask(server, temperature=2))
 
 
+def test_a_temperature_near_zero_is_greedy(server):
+    assert text(ask(server, temperature=1e-300)) == text(ask(server))
+
+
 def test_choices_differ_and_a_tiny_top_p_makes_them_equal(server):
     drawn = ask(server, temperature=2, seed=1, n=3)
     assert len({choice.message.content for choice in drawn.choices}) == 3
@@ -164,7 +168,11 @@ def test_a_wrong_request_is_told_what_is_wrong(server, name):
     assert param is None or error["param"] == param
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"[1]", b"\xff", b"[" * 9_000])
+DEEP = b'{"model": "x", "messages": [], "user": ' + b"[" * 900 + b"]" * 900 + b"}"
+HALF = b'{"model": "\\ud800", "messages": [{"role": "user", "content": "x"}]}'
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[1]", b"\xff", b"[" * 9_000, DEEP, HALF])
 def test_a_body_that_is_no_request_is_refused(server, body):
     refused(server.raw.post("/chat/completions", content=body), 400)
 

@@ -1,5 +1,6 @@
 """The life of the server: who may come in, orders to jobs, restarts, the end."""
 
+import re
 import signal
 import socket
 import time
@@ -8,7 +9,7 @@ from pathlib import Path
 import httpx2 as httpx
 import pytest
 
-from .conftest import QUICK, TOKEN, TRAINING, command
+from .conftest import QUICK, TOKEN, TRAINING, USUAL, command, started
 from .shapes import refused
 
 
@@ -196,3 +197,11 @@ def test_jobs_are_paused_resumed_and_cancelled(start, tmp_path):
     wait(lambda: client.retrieve(waiting.id).status == "running" and trainings(tmp_path))
     assert server.end(signal.SIGINT) == 0
     wait(lambda: not trainings(tmp_path), 20)
+
+
+def test_the_command_of_the_readme_says_where_the_server_is(tmp_path):
+    readme = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
+    [command_line] = re.findall(r"^\$ harness serve (.*)$", readme, re.MULTILINE)
+    server = started(tmp_path, *command_line.split())
+    assert server.client.models.list().data[0].id == USUAL
+    server.end()
