@@ -101,6 +101,15 @@ def test_a_stream_says_what_a_whole_answer_says(server, more):
     assert chunks[0].choices[0].delta.role == "assistant"
 
 
+def test_a_stream_keeps_back_what_may_be_the_beginning_of_its_end(server):
+    whole = text(ask(server))
+    stop = whole[len(whole) // 2 :][:7]
+    heard = [
+        chunk.choices[0].delta.content or "" for chunk in ask(server, stop=[stop], stream=True)
+    ]
+    assert "".join(heard) == whole[: whole.index(stop)]
+
+
 def test_a_stream_is_server_sent_events_with_an_end(server):
     body = {"model": USUAL, "messages": PROMPT, "max_tokens": 5, "stream": True}
     response = server.raw.post("/chat/completions", json=body)
