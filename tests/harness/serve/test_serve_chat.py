@@ -65,8 +65,9 @@ def test_a_temperature_near_zero_is_greedy(server):
 def test_choices_differ_and_a_tiny_top_p_makes_them_equal(server):
     drawn = ask(server, temperature=2, seed=1, n=3)
     assert len({choice.message.content for choice in drawn.choices}) == 3
-    narrow = ask(server, temperature=2, seed=1, n=3, top_p=1e-6)
-    assert {choice.message.content for choice in narrow.choices} == {text(ask(server))}
+    for top_p in (1e-6, 0):
+        narrow = ask(server, temperature=2, seed=1, n=3, top_p=top_p)
+        assert {choice.message.content for choice in narrow.choices} == {text(ask(server))}
 
 
 @pytest.mark.parametrize("model", [USUAL, QUICK])
