@@ -24,6 +24,7 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/replies.py
 	$(BIN)/python benchmarks/local.py
 	$(BIN)/python benchmarks/judge.py
+	$(BIN)/python benchmarks/serve.py
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
