@@ -227,7 +227,7 @@ class Session:
         from harness.replies import Limits
 
         option = self.config.option
-        limits = Limits(option.harness_offline, option.harness_max_cost)
+        limits = Limits(option.harness_offline, option.harness_max_cost, option.harness_yes)
         allow = not (option.harness_no_train or option.harness_offline)
         try:
             with _as_usage_error():

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +117,7 @@ def _sweep(out: Path) -> None:
 
 def _train(recipe: Recipe, folder: Path, emit: Emit) -> None:
     """Fill `folder` with the candidate: load, encode, fit, describe."""
-    started = time.monotonic()
+    started, began = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
     emit(Event("loading", steps=recipe.steps))
     data = recipe.data()
     tokenizer = _tokenizer(recipe)
@@ -130,7 +131,8 @@ def _train(recipe: Recipe, folder: Path, emit: Emit) -> None:
             f"{recipe.train}: no answer fits into length = {recipe.length} tokens; raise it"
         )
     losses = _fit(recipe, tokenizer, examples, validation, folder, emit)
-    describe(folder, recipe, Training(time.monotonic() - started, truncated, dropped, losses))
+    seconds = time.monotonic() - started
+    describe(folder, recipe, Training(began, seconds, truncated, dropped, losses))
 
 
 def _tokenizer(recipe: Recipe) -> Any:
