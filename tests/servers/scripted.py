@@ -57,7 +57,7 @@ class Scripted:
     """
 
     def __init__(self, **behaviour: Any) -> None:
-        self.job_s = behaviour.pop("job_s", 0.2)
+        self.job_s = behaviour.pop("job_s", 0.1)
         self.statuses = behaviour.pop("statuses", ("validating_files", "running", "succeeded"))
         self.errors: dict[str, Any] = behaviour.pop("errors", {})
         self.headers = behaviour.pop("headers", OPENAI)
@@ -106,6 +106,7 @@ class Scripted:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            wbufsize = -1  # one packet an answer: two would wait for each other
 
             def do_GET(self) -> None:
                 service._answer(self, "GET")
@@ -271,6 +272,7 @@ class Scripted:
     def _create(self, body: dict[str, Any]) -> tuple[int, Any]:
         name = f"ftjob-{len(self.jobs)}"
         self.jobs[name] = {"id": name, "body": body, "made": time.time(), "cancelled": False}
+        self.jobs[name]["billed"] = self._billed(body)
         return 200, self._shown(self.jobs[name])
 
     def _list(self, query: dict[str, str]) -> tuple[int, Any]:
@@ -350,7 +352,7 @@ class Scripted:
             "result_files": [f"result-{job['id']}"] if done else [],
             "seed": body.get("seed", 0),
             "status": status,
-            "trained_tokens": self._billed(body) if done else None,
+            "trained_tokens": job["billed"] if done else None,
             "training_file": body["training_file"],
             "validation_file": body.get("validation_file"),
             "method": body.get("method"),
