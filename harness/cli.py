@@ -174,6 +174,29 @@ def save(
 
 
 @app.command()
+def serve(
+    alias: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=SPEC", help="answer to NAME with this model; may be repeated"),
+    ] = None,
+    host: Annotated[str, typer.Option(help="the address to listen on")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="0: any that is free")] = 8_080,
+    token_env: Annotated[
+        str, typer.Option(metavar="VAR", help="the environment variable with the token to ask for")
+    ] = "",
+    max_file_mb: Annotated[int, typer.Option(min=1, help="the largest file to take")] = 100,
+) -> None:
+    """Serve models of this machine over the OpenAI protocol: chat, files, fine-tuning jobs."""
+    from harness.config import load
+    from harness.serve.app import serve as start
+    from harness.serve.guard import Access, token_in
+
+    root = _project_root(Path.cwd())
+    access = Access(host, token_in(token_env), max_file_mb * 2**20)
+    start(root, load(root), alias or [], access, port)
+
+
+@app.command()
 def promote(
     run: Run,
     candidate: Annotated[str, typer.Argument(help="a candidate of the run")],

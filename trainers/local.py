@@ -120,7 +120,7 @@ def _train(recipe: Recipe, folder: Path, emit: Emit) -> None:
     started, began = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
     emit(Event("loading", steps=recipe.steps))
     data = recipe.data()
-    tokenizer = _tokenizer(recipe)
+    tokenizer = tokenizer_of(recipe)
     examples = encode([*data.train, *data.general], tokenizer, recipe.length)
     validation = encode(data.validation, tokenizer, recipe.length)
     truncated = sum(example.truncated for example in examples)
@@ -135,7 +135,8 @@ def _train(recipe: Recipe, folder: Path, emit: Emit) -> None:
     describe(folder, recipe, Training(began, seconds, truncated, dropped, losses))
 
 
-def _tokenizer(recipe: Recipe) -> Any:
+def tokenizer_of(recipe: Recipe) -> Any:
+    """Return the tokenizer of the base; HarnessError if it is no chat model's."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(recipe.base.source, revision=recipe.base.revision)

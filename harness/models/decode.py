@@ -6,13 +6,30 @@ prefix once per row, and draws one stream of random numbers for the whole batch.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import Any
+from typing import Any, Protocol
 
 KEPT_SHARE = 0.8
 """Finished rows leave the batch when at most this share of its rows still lives."""
+
+
+class Guide(Protocol):
+    """Follows a row while it grows: says which tokens may come next and when it is over."""
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing more is wanted."""
+
+    def begin(self) -> None:
+        """Start from nothing; a batch that the memory does not hold is begun again."""
+
+    def fits(self, token: int) -> bool:
+        """Whether `token` may come next."""
+
+    def take(self, token: int) -> None:
+        """Hear that `token` has come."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,12 +37,23 @@ class Row:
     """One prompt: its tokens (at least one), how many may follow, and how they are drawn.
 
     `temperature` 0 is greedy; `seed` (64 bits) belongs to this row alone, whatever its batch.
+    `top_p` in (0, 1]: only the likeliest tokens that together have this share are drawn.
     """
 
     tokens: Sequence[int]
     limit: int
     temperature: float = 0.0
     seed: int = 0
+    top_p: float = 1.0
+    guide: Guide | None = None
+
+
+def text_of(tokenizer: Any, tokens: Sequence[int]) -> str:
+    """Return what the model said in `tokens`, spaces as they are."""
+    text: str = tokenizer.decode(
+        tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False
+    )
+    return text
 
 
 def generate(model: Any, rows: Sequence[Row], stop: Collection[int], pad: int) -> list[list[int]]:
@@ -37,6 +65,8 @@ def generate(model: Any, rows: Sequence[Row], stop: Collection[int], pad: int) -
     import torch
 
     with torch.inference_mode():
+        for guided in filter(None, (row.guide for row in rows)):
+            guided.begin()
         batch = _Batch(model, rows, pad)
         replies: list[list[int]] = [[] for _ in rows]
         living = list(range(len(rows)))  # in the order of the batch
@@ -44,7 +74,7 @@ def generate(model: Any, rows: Sequence[Row], stop: Collection[int], pad: int) -
             tokens = batch.draw()
             for row, token in zip(living, tokens, strict=True):
                 if not _ended(replies[row], rows[row], stop):
-                    replies[row].append(token)
+                    _append(replies[row], token, rows[row])
             kept = [
                 at for at, row in enumerate(living) if not _ended(replies[row], rows[row], stop)
             ]
@@ -56,7 +86,15 @@ def generate(model: Any, rows: Sequence[Row], stop: Collection[int], pad: int) -
             batch.step(tokens)
 
 
+def _append(reply: list[int], token: int, row: Row) -> None:
+    reply.append(token)
+    if row.guide:
+        row.guide.take(token)
+
+
 def _ended(reply: Sequence[int], row: Row, stop: Collection[int]) -> bool:
+    if row.guide and row.guide.done:
+        return True
     return len(reply) >= row.limit or (bool(reply) and reply[-1] in stop)
 
 
@@ -80,8 +118,8 @@ class _Batch:
         """Return the next token of each row."""
         tokens: list[int] = self._logits.argmax(-1).tolist()
         for at, row in enumerate(self._rows):
-            if row.temperature > 0:
-                tokens[at] = _drawn(self._logits[at], row.temperature, self._generators[at])
+            if row.temperature > 0 or (row.guide and not row.guide.done):
+                tokens[at] = _chosen(self._logits[at], row, self._generators[at])
         return tokens
 
     def keep(self, places: list[int]) -> bool:
@@ -147,11 +185,35 @@ class _Batch:
         self._logits = out.logits[:, -1].float()
 
 
-def _drawn(logits: Any, temperature: float, generator: Any) -> int:
+def _chosen(logits: Any, row: Row, generator: Any) -> int:
+    tried = _tried(logits, row, generator)
+    if row.guide is None or row.guide.done:
+        return next(tried)
+    return next(filter(row.guide.fits, tried), int(logits.argmax()))
+
+
+def _tried(logits: Any, row: Row, generator: Any) -> Iterator[int]:
+    """Yield tokens as they are drawn, none of them put back; then, or if greedy, the likeliest."""
     import torch
 
-    shares = torch.softmax(logits.cpu() / temperature, dim=-1)
-    return int(torch.multinomial(shares, 1, generator=generator))
+    if row.temperature > 0:
+        shares = _nucleus(torch.softmax(logits.cpu() / row.temperature, dim=-1), row.top_p)
+        # One is enough nearly always. Where it does not fit, starting anew leaves the others
+        # their proportions.
+        for count in (1, int((shares > 0).sum())):
+            yield from torch.multinomial(shares, count, generator=generator).tolist()
+    else:
+        yield int(logits.argmax())
+    yield from torch.argsort(logits, descending=True).tolist()
+
+
+def _nucleus(shares: Any, top_p: float) -> Any:
+    """Return the shares with 0 for all but the likeliest that together have `top_p`."""
+    if top_p >= 1:
+        return shares
+    ordered, places = shares.sort(descending=True)
+    before = ordered.cumsum(-1) - ordered
+    return shares.index_fill(-1, places[(before >= top_p) & (before > 0)], 0.0)
 
 
 def _shared_length(prompts: Sequence[Sequence[int]]) -> int:

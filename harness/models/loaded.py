@@ -8,13 +8,14 @@ import logging
 import os
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from harness.models import decode, weights
+from harness.models.guide import NO_WISH, Following, Wish
 from harness.records import EvidenceError, HarnessError, ModelSpec, Reply, Request
 
 LOGITS_TOLERANCE = 1e-3
@@ -80,10 +81,15 @@ class Loaded:
         """Whether all of `adapters` at `home` are here."""
         return home == self._home and all(path in self._names for path in adapters)
 
-    def answer(self, batch: Sequence[Request]) -> dict[str, Reply]:
-        """Return key -> reply of a batch of one model."""
+    def answer(
+        self, batch: Sequence[Request], wishes: Mapping[str, Wish] | None = None
+    ) -> dict[str, Reply]:
+        """Return key -> reply of a batch of one model; `wishes` are some of them's, by key."""
         started = time.perf_counter()
-        prompts = {request.key: self._row(request) for request in batch}
+        given = wishes or {}
+        prompts = {
+            request.key: self._row(request, given.get(request.key, NO_WISH)) for request in batch
+        }
         rows = {key: row for key, row in prompts.items() if isinstance(row, decode.Row)}
         with self._active(batch[0].model.adapter):
             generated = self._generated(list(rows.values()))
@@ -156,7 +162,7 @@ class Loaded:
 
     # ------------------------------------------------------------------ rows
 
-    def _row(self, request: Request) -> decode.Row | Reply:
+    def _row(self, request: Request, wish: Wish) -> decode.Row | Reply:
         try:
             text = self._tokenizer.apply_chat_template(
                 list(request.messages), tokenize=False, add_generation_prompt=True
@@ -172,7 +178,9 @@ class Loaded:
                 f"at {self._context}"
             )
         limit = min(sampling.max_tokens, room)
-        return decode.Row(tokens, limit, sampling.temperature, int(request.key[:15], 16))
+        seed = int(request.key[:15], 16)
+        guide = Following(self._tokenizer, wish, self._stop) if wish.followed else None
+        return decode.Row(tokens, limit, sampling.temperature, seed, wish.top_p, guide)
 
     def _generated(self, rows: list[decode.Row]) -> list[list[int] | None]:
         """Return each row's tokens, None where the memory does not hold even one row."""
@@ -198,12 +206,12 @@ class Loaded:
         if tokens is None:
             return Reply(error=f"out of memory with a prompt of {len(row.tokens)} tokens")
         stopped = bool(tokens) and tokens[-1] in self._stop
+        if isinstance(row.guide, Following):
+            text, stopped = row.guide.finish(), stopped or row.guide.done
+        else:
+            text = decode.text_of(self._tokenizer, tokens[:-1] if stopped else tokens)
         return Reply(
-            text=self._tokenizer.decode(
-                tokens[:-1] if stopped else tokens,
-                skip_special_tokens=True,
-                clean_up_tokenization_spaces=False,
-            ),
+            text=text,
             prompt_tokens=len(row.tokens),
             completion_tokens=len(tokens),
             latency_s=seconds,

@@ -1,0 +1,180 @@
+"""One thread that owns the loaded models and answers in batches what is waiting together."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+import traceback
+from collections import OrderedDict
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.records import EvidenceError, HarnessError, Message, ModelSpec, Reply, Request
+from harness.records import digest_of as digest
+from harness.serve.wire import ProtocolError
+
+if TYPE_CHECKING:
+    from harness.models.guide import Wish
+    from harness.models.loaded import Home, Loaded
+
+WINDOW_S = 0.003
+"""How long a batch waits for company."""
+MOST_ROWS = 64
+MOST_WAITING = 1_024
+"""Replies that may be waited for; a client that comes then is asked to come again."""
+MOST_BASES, MOST_ADAPTERS = 3, 16
+"""Kept in memory: bases, and adapters on each of them; those asked longest ago are let go."""
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    request: Request
+    wish: Wish
+    home: Home
+    reply: Future[Reply] = field(default_factory=Future)
+
+    @property
+    def kind(self) -> tuple[Home, Path | None]:
+        """What all requests of one batch have in common."""
+        return self.home, self.request.model.adapter
+
+
+class Batcher:
+    """Takes requests from any thread; replies are futures."""
+
+    def __init__(self) -> None:
+        self._waiting: list[_Waiting] = []
+        self._changed = threading.Condition()
+        self._closed = False
+        self._numbers = count()
+        self._models = _Models()
+        self._thread = threading.Thread(target=self._run, name="batches", daemon=True)
+        self._thread.start()
+
+    def ask(
+        self, spec: ModelSpec, messages: tuple[Message, ...], choices: int, wishes: list[Wish]
+    ) -> list[Future[Reply]]:
+        """Ask one prompt for as many `choices` as there are wishes.
+
+        Raises:
+            ProtocolError: too many are waiting (429), or the model cannot be asked at all (500).
+
+        """
+        from harness.models.loaded import home_of
+
+        try:
+            home = home_of(spec)
+        except (HarnessError, EvidenceError) as problem:
+            raise _broken(problem) from None
+        asked = [
+            _Waiting(self._request(spec, messages, choice), wish, home)
+            for choice, wish in zip(range(choices), wishes, strict=True)
+        ]
+        with self._changed:
+            if len(self._waiting) + len(asked) > MOST_WAITING:
+                raise ProtocolError(
+                    429,
+                    "Too many requests are waiting; try again in a second.",
+                    kind="requests",
+                    code="rate_limit_exceeded",
+                    headers={"Retry-After": "1"},
+                )
+            self._waiting += asked
+            self._changed.notify()
+        return [one.reply for one in asked]
+
+    def close(self) -> None:
+        """Finish the batch at work and end."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        self._thread.join(timeout=5)
+
+    def _request(self, spec: ModelSpec, messages: tuple[Message, ...], choice: int) -> Request:
+        # The first digits seed the draws (`Loaded`); the rest tells equal requests apart.
+        seed = digest([spec.sampling.seed, choice, list(messages)])[:16]
+        return Request(f"{seed}{next(self._numbers):x}", spec, messages, 0)
+
+    def _run(self) -> None:
+        while batch := self._next():
+            wanted = [one for one in batch if one.reply.set_running_or_notify_cancel()]
+            if wanted:
+                self._answer(wanted)
+
+    def _next(self) -> list[_Waiting]:
+        """Return what is waiting for the model that was asked first; nothing at the end."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._closed)
+            if self._closed:
+                return []
+        time.sleep(WINDOW_S)
+        with self._changed:
+            kind = self._waiting[0].kind
+            batch = [one for one in self._waiting if one.kind == kind][:MOST_ROWS]
+            chosen = set(map(id, batch))
+            self._waiting = [one for one in self._waiting if id(one) not in chosen]
+        return batch
+
+    def _answer(self, batch: list[_Waiting]) -> None:
+        try:
+            loaded = self._models.load(*batch[0].kind)
+            wishes = {one.request.key: one.wish for one in batch}
+            replies = loaded.answer([one.request for one in batch], wishes)
+        except (HarnessError, EvidenceError) as problem:
+            _fail(batch, _broken(problem))
+        except Exception as problem:  # one bad batch must not end the server
+            traceback.print_exc(file=sys.stderr)
+            _fail(batch, _broken(problem))
+        else:
+            for one in batch:
+                one.reply.set_result(replies[one.request.key])
+
+
+def _fail(batch: list[_Waiting], problem: ProtocolError) -> None:
+    for one in batch:
+        one.reply.set_exception(problem)
+
+
+def _broken(problem: Exception) -> ProtocolError:
+    said = isinstance(problem, HarnessError | EvidenceError)
+    message = str(problem) if said else "The server had an error while processing your request."
+    return ProtocolError(500, message, kind="server_error")
+
+
+class _Models:
+    """The loaded bases, each with the adapters that were asked last."""
+
+    def __init__(self) -> None:
+        self._held: OrderedDict[Home, Loaded] = OrderedDict()
+        self._adapters: dict[Home, list[Path]] = {}
+
+    def load(self, home: Home, adapter: Path | None) -> Loaded:
+        """Return the base with at least this adapter.
+
+        PEFT loads adapters exactly only before the first forward: a new one loads all again.
+        """
+        wanted = [adapter] if adapter else []
+        held = self._held.get(home)
+        if held and held.serves(home, wanted):
+            self._held.move_to_end(home)
+            return held
+        self._let_go(home)
+        while len(self._held) >= MOST_BASES:
+            self._let_go(next(iter(self._held)))
+        others = [path for path in self._adapters.get(home, []) if path not in wanted]
+        return self._load(home, [*others, *wanted][-MOST_ADAPTERS:])
+
+    def _load(self, home: Home, adapters: list[Path]) -> Loaded:
+        from harness.models.loaded import Loaded
+
+        self._held[home] = Loaded(home, adapters)
+        self._adapters[home] = adapters  # not before: a damaged adapter must not stay
+        return self._held[home]
+
+    def _let_go(self, home: Home) -> None:
+        if held := self._held.pop(home, None):
+            held.close()
