@@ -161,7 +161,7 @@ def encode(rows: Sequence[Row], tokenizer: Any, length: int) -> list[Example]:
 def _example(row: Row, tokenizer: Any, length: int) -> Example | None:
     # The prompt is exactly what the candidate will be asked; the answer ends in the token that
     # stops generation, whatever the template puts there.
-    prompt = _prompt(row, tokenizer)
+    prompt = prompt_of(row, tokenizer)
     text = str(row.messages[-1]["content"])
     answer = [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
     room = length - len(answer)
@@ -171,7 +171,13 @@ def _example(row: Row, tokenizer: Any, length: int) -> Example | None:
     return Example([*kept, *answer], [*[IGNORED] * len(kept), *answer], len(kept) < len(prompt))
 
 
-def _prompt(row: Row, tokenizer: Any) -> list[int]:
+def prompt_of(row: Row, tokenizer: Any) -> list[int]:
+    """Return the tokens of everything before the answer, the answer's beginning included.
+
+    Raises:
+        HarnessError: the chat template refuses the conversation.
+
+    """
     from jinja2 import TemplateError
 
     try:
