@@ -17,6 +17,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
@@ -53,7 +54,8 @@ class Scripted:
     A job takes `job_s` seconds and passes through `statuses`. `faults` maps a route (see `ROUTES`)
     to what befalls its next requests: a status ("429"), one after the work was done ("500 after"),
     "drop", "drop after", "garbage" or "" for nothing. `storm` is the share of all other requests
-    that fail. `errors` is the error object of a job by its status.
+    that fail. `errors` is the error object of a job by its status. `watch` is called when a request
+    has come and again when its work is done, before it is answered.
     """
 
     def __init__(self, **behaviour: Any) -> None:
@@ -72,6 +74,7 @@ class Scripted:
         self.files: dict[str, bytes] = {}
         self.seen: list[str] = []
         self.keys: list[str] = []
+        self.watch: Callable[[], None] = lambda: None
         self._random = random.Random(7)
         self._lock = threading.RLock()
         self._server: ThreadingHTTPServer | None = None
@@ -140,12 +143,14 @@ class Scripted:
             self.seen.append(route)
             self.keys.append(http.headers.get("authorization", ""))
             fault = self._fault(route)
+        self.watch()
         if fault == "drop":
             return self._drop(http)
         if fault and not fault.endswith("after") and fault != "garbage":
             return self._send(http, int(fault), self._refusal(fault))
         with self._lock:
             status, value = self._work(route, found, body, dict(parse_qsl(url.query)), http)
+        self.watch()
         if fault == "drop after":
             return self._drop(http)
         if fault.endswith("after"):
@@ -174,16 +179,19 @@ class Scripted:
     @staticmethod
     def _drop(http: BaseHTTPRequestHandler) -> None:
         http.close_connection = True
-        http.connection.shutdown(socket.SHUT_RDWR)
+        with suppress(OSError):
+            http.connection.shutdown(socket.SHUT_RDWR)
 
     @staticmethod
     def _send(http: BaseHTTPRequestHandler, status: int, value: Any) -> None:
         content = value if isinstance(value, bytes) else json.dumps(value).encode()
-        http.send_response(status)
-        http.send_header("content-type", "application/json")
-        http.send_header("content-length", str(len(content)))
-        http.end_headers()
-        http.wfile.write(content)
+        with suppress(OSError):  # whoever asked may have been killed
+            http.send_response(status)
+            http.send_header("content-type", "application/json")
+            http.send_header("content-length", str(len(content)))
+            http.end_headers()
+            http.wfile.write(content)
+            http.wfile.flush()
 
     def _work(
         self, route: str, found: list[str], body: bytes, query: dict[str, str], http: Any

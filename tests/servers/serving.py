@@ -15,10 +15,10 @@ def serving(root: Path, *aliases: str) -> Iterator[str]:
     """Serve the project in `root` until the end; yields the base URL."""
     root.mkdir(parents=True, exist_ok=True)
     (root / "pyproject.toml").touch()
+    code = "from harness.cli import main; main()"
     options = [word for alias in aliases for word in ("--alias", alias)]
     process = subprocess.Popen(
-        [sys.executable, "-c", "from harness.cli import main; main()", "serve", "--port", "0"]
-        + options,
+        [sys.executable, "-c", code, "serve", "--port", "0", *options],
         cwd=root,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
