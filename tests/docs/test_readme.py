@@ -119,6 +119,6 @@ def test_the_example_row_is_a_case(tmp_path):
 
 def test_every_toml_example_is_a_valid_configuration():
     examples = blocks("toml")
-    assert len(examples) == 4
+    assert len(examples) == 5
     for example in examples:
         parse(tomllib.loads(example)["tool"]["harness"])
