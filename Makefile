@@ -22,6 +22,7 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/gate.py
 	$(BIN)/python benchmarks/gate_sessions.py
 	$(BIN)/python benchmarks/replies.py
+	$(BIN)/python benchmarks/serve.py
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .

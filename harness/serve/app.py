@@ -35,6 +35,9 @@ _USUAL_PAGE, _USUAL_CHECKPOINTS = 20, 10
 _MOST_PAGE = 10_000
 _PATIENCE_S = 5
 """How long answers may still take when the server ends."""
+_KEPT_S = 120
+"""How long a connection is kept for the next request: scripts poll every few seconds, and one that
+comes while its connection is being closed would fail."""
 
 
 def serve(
@@ -92,6 +95,7 @@ def _run(service: Service, listener: socket.socket) -> None:
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=_PATIENCE_S,
+        timeout_keep_alive=_KEPT_S,
     )
     Server(config).run(sockets=[listener])
 

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 USUAL_TOKENS = 1_024
 """Tokens of a reply whose request sets no limit: a small model may find no end."""
 
+COLDEST = 1e-4
+"""Temperatures below are greedy: they leave nothing to chance, and numbers overflow."""
+
 Tokens = Annotated[int, Field(ge=1)]
 Ignored = JsonValue
 """What changes nothing in the answer of a model on this machine."""
@@ -120,8 +123,9 @@ class ChatRequest(Asked):
     @property
     def sampling(self) -> Sampling:
         """How the replies are drawn; without a seed the draws are new each time."""
+        temperature = 1.0 if self.temperature is None else self.temperature
         return Sampling(
-            temperature=1.0 if self.temperature is None else self.temperature,
+            temperature=temperature if temperature >= COLDEST else 0.0,
             max_tokens=self.max_completion_tokens or self.max_tokens or USUAL_TOKENS,
             seed=secrets.randbits(62) if self.seed is None else self.seed,
         )

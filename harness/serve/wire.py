@@ -62,6 +62,7 @@ async def body_of(request: Request, shape: type[Shape]) -> Shape:
     """Return the JSON body of `request` as `shape`; ProtocolError (400) if it is none."""
     try:
         values = json.loads(await request.body())
+        json.dumps(values, ensure_ascii=False).encode()  # halves of surrogate pairs are no text
     except (ValueError, RecursionError):
         raise ProtocolError(
             400,
@@ -69,6 +70,8 @@ async def body_of(request: Request, shape: type[Shape]) -> Shape:
         ) from None
     try:
         return shape.model_validate(values)
+    except RecursionError:
+        raise ProtocolError(400, "The body of your request is nested too deeply.") from None
     except ValidationError as problem:
         # Of several ways to be right, the last one says most of what is wrong.
         raise _refusal(problem.errors()[-1]) from None

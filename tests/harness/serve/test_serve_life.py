@@ -1,0 +1,207 @@
+"""The life of the server: who may come in, orders to jobs, restarts, the end."""
+
+import re
+import signal
+import socket
+import time
+from pathlib import Path
+
+import httpx2 as httpx
+import pytest
+
+from .conftest import QUICK, TOKEN, TRAINING, USUAL, command, started
+from .shapes import refused
+
+
+def refusal(root, *options):
+    (root / "pyproject.toml").touch()
+    process = command(root, "--port", "0", *options)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 4, out + err
+    assert err.startswith("ERROR: ")
+    assert len(err.splitlines()) == 1
+    return err
+
+
+def test_other_machines_are_let_in_only_with_a_token(tmp_path):
+    assert "--token-env" in refusal(tmp_path, "--host", "0.0.0.0")
+    assert "NO_SUCH_VARIABLE" in refusal(tmp_path, "--token-env", "NO_SUCH_VARIABLE")
+    assert list(tmp_path.iterdir()) == [tmp_path / "pyproject.toml"]
+
+
+@pytest.mark.parametrize(
+    ("alias", "said"),
+    [
+        ("nothing", "provider:name"),
+        ("=bundled:pocket", "NAME=SPEC"),
+        ("x=bundled:none", "no such bundled model"),
+        ("x=local:/no/such/folder", "no folder"),
+        ("x=openai:gpt-4o", "no model on this machine"),
+    ],
+)
+def test_a_wrong_alias_is_one_sentence(tmp_path, alias, said):
+    assert said in refusal(tmp_path, "--alias", alias)
+
+
+def test_a_port_that_is_taken_is_one_sentence(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert "choose another port" in refusal(tmp_path, "--port", port)
+
+
+def test_a_token_is_asked_of_everybody(start):
+    server = start("--host", "0.0.0.0", "--token-env", TOKEN)
+    url = server.api.replace("0.0.0.0", "127.0.0.1")
+    for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "sesame"}):
+        error = refused(httpx.get(f"{url}/models", headers=headers), 401)
+        assert error["code"] == "invalid_api_key"
+        assert "sesame" not in error["message"]
+    right = {"Authorization": "Bearer sesame"}
+    assert httpx.get(f"{url}/models", headers=right).status_code == 200
+    for host in ("evil.example", "evil.example:80", "127.0.0.1.evil.example"):
+        refused(httpx.get(f"{url}/models", headers={**right, "Host": host}), 403)
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "", "[::1", "localhost.evil.example:1", "10.0.0.1"]
+)
+def test_a_name_that_was_made_to_lead_here_is_refused(server, host):
+    refused(server.raw.get("/models", headers={"Host": host}), 403)
+
+
+@pytest.mark.parametrize(
+    "origin", ["https://evil.example", "null", "http://localhost:1", "http://"]
+)
+def test_pages_of_other_sites_are_refused(server, origin):
+    refused(server.raw.get("/models", headers={"Origin": origin}), 403)
+    before = server.raw.get("/files").json()
+    files = {"file": ("a.jsonl", TRAINING)}
+    headers = {"Origin": origin}
+    response = server.raw.post("/files", files=files, data={"purpose": "batch"}, headers=headers)
+    refused(response, 403)
+    assert server.raw.get("/files").json() == before
+
+
+def test_its_own_names_and_pages_are_let_in(server):
+    port = server.url.rpartition(":")[2]
+    for host in (f"localhost:{port}", "127.0.0.1", f"[::1]:{port}"):
+        headers = {"Host": host, "Origin": f"http://{host}"}
+        assert server.raw.get("/models", headers=headers).status_code == 200
+
+
+def test_a_folder_has_one_server(start, tmp_path):
+    start()
+    assert "is running" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_in_order(start, how):
+    server = start()
+    name = server.upload()
+    assert server.end(how) == 0
+    assert server.process.stderr.read() == ""
+    assert start().client.files.retrieve(name).id == name
+
+
+LONG = {"n_epochs": 50, "batch_size": 16}
+AS_CANDIDATE = """
+[tool.harness]
+base = "local:{base}"
+
+[tool.harness.candidates.mine]
+trainer = "lora"
+train = "train.jsonl"
+epochs = 50
+batch_size = 16
+seed = 3
+
+[tool.harness.candidates.untrained]
+trainer = "lora"
+train = "train.jsonl"
+"""
+
+
+def steps(server, job):
+    return [m for m in server.messages(job) if m.startswith("Step ")]
+
+
+def wait(condition, seconds=90):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def trainings(root):
+    """The processes that train for the project in `root`."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if b"trainers.local" in words and any(str(root).encode() in word for word in words):
+            found.append(path.parent.name)
+    return found
+
+
+@pytest.mark.slow
+def test_jobs_of_a_killed_server_go_on_when_it_comes_back(start, tmp_path, tiny_base):
+    server = start()
+    jobs = [server.job(hyperparameters=LONG, seed=3) for _ in range(2)]
+    wait(lambda: steps(server, jobs[0].id))
+    assert trainings(tmp_path)
+    server.end(signal.SIGKILL)
+    wait(lambda: not trainings(tmp_path), 20)
+    again = start()
+    done = [again.finished(job) for job in jobs]
+    assert [job.status for job in done] == ["succeeded", "succeeded"]
+    assert "The server was restarted; the job begins again" in again.messages(done[0].id)
+    assert len(again.client.fine_tuning.jobs.list().data) == 2
+    assert len(list((tmp_path / ".harness" / "candidates").iterdir())) == 1
+    again.end()
+
+    # What a job has trained is a candidate of the project, too, if its recipe is the same.
+    (tmp_path / "train.jsonl").write_bytes(TRAINING)
+    (tmp_path / "pyproject.toml").write_text(AS_CANDIDATE.format(base=tiny_base))
+    client = start().client
+    made = [job.fine_tuned_model for job in done]
+    assert {model.id for model in client.models.list()} == {QUICK, "mine", *made}
+    message = [{"role": "user", "content": "my lamp 1 is broken"}]
+    texts = [
+        client.chat.completions.create(model=name, messages=message, temperature=0, max_tokens=9)
+        .choices[0]
+        .message.content
+        for name in (QUICK, "mine", *made)
+    ]
+    assert texts[0] != texts[1]
+    assert texts[1] == texts[2] == texts[3]
+
+
+@pytest.mark.slow
+def test_jobs_are_paused_resumed_and_cancelled(start, tmp_path):
+    server = start()
+    client = server.client.fine_tuning.jobs
+    running, waiting = (server.job(hyperparameters=LONG, seed=seed) for seed in (4, 5))
+    refused(server.raw.post(f"/fine_tuning/jobs/{running.id}/resume"), 400)
+    assert client.pause(waiting.id).status == "paused"
+    wait(lambda: steps(server, running.id))
+    assert client.cancel(running.id).status == "cancelled"
+    assert client.retrieve(running.id).finished_at is not None
+    wait(lambda: not trainings(tmp_path), 20)
+    assert client.retrieve(running.id).status == "cancelled"
+    assert client.retrieve(running.id).fine_tuned_model is None
+    assert "The job was cancelled" in server.messages(running.id)
+    assert client.retrieve(waiting.id).status == "paused"
+    assert client.resume(waiting.id).status in ("queued", "validating_files")
+    wait(lambda: client.retrieve(waiting.id).status == "running" and trainings(tmp_path))
+    assert server.end(signal.SIGINT) == 0
+    wait(lambda: not trainings(tmp_path), 20)
+
+
+def test_the_command_of_the_readme_says_where_the_server_is(tmp_path):
+    readme = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
+    [command_line] = re.findall(r"^\$ harness serve (.*)$", readme, re.MULTILINE)
+    server = started(tmp_path, *command_line.split())
+    assert server.client.models.list().data[0].id == USUAL
+    server.end()
