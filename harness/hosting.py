@@ -91,12 +91,12 @@ class Hosting:
 
     def find(self) -> None:
         """Take over the candidates in the store, and what failed in this run; asks nobody."""
-        from trainers import hosted
+        from trainers import hosted_made
         from trainers.ledger import Ledger
 
         for name, recipe in self._missing():
             with self._noting(name):
-                if found := hosted.find(recipe, self._home):
+                if found := hosted_made.find(recipe, self._home):
                     self.candidates[name] = found
                 elif reason := Ledger(self._home).failure(recipe, self._run):
                     self.failed[name] = reason

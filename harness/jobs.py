@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from harness.models.failures import CallFailed
 from harness.preparation import Plan
 from harness.records import EvidenceError, HarnessError
-from trainers import Event, hosted
+from trainers import Event, find, hosted
 from trainers.hosted_recipe import HostedRecipe
 from trainers.ledger import Ledger
 from trainers.service import Service
@@ -66,7 +66,7 @@ def cancel(plan: Plan, name: str) -> str:
 
 
 def _told(plan: Plan, recipe: HostedRecipe) -> str:
-    if made := hosted.find(recipe, plan.home):
+    if made := find(recipe, plan.home):
         return f"{made.recipe['job']} succeeded: {made.model}"
     with Service(recipe.base) as service:
         job = hosted.rejoin(recipe, plan.home, service)

@@ -62,9 +62,9 @@ def find(recipe: Recipe | HostedRecipe, home: Path) -> Candidate | None:
 
     """
     if not isinstance(recipe, Recipe):
-        from trainers import hosted
+        from trainers import hosted_made
 
-        return hosted.find(recipe, home)
+        return hosted_made.find(recipe, home)
     folder = folder_of(recipe, home)
     return load(folder, recipe, cached=True) if folder.exists() else None
 
