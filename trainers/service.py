@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, TypeVar
 
 from harness.models.endpoint import endpoint_of
 from harness.models.failures import CallFailed, Kind, failure_of
+from harness.models.lane import Tries
 from harness.models.secrecy import LOGGERS, LogMask
 from harness.records import ModelSpec
 from harness.report.text import line
 
 if TYPE_CHECKING:
     from openai import OpenAI
+    from tenacity import RetryCallState
 
 CALL_S = 120.0
 """Seconds after which a call without an answer is given up."""
@@ -103,8 +105,6 @@ def is_passing(problem: BaseException) -> bool:
     return isinstance(problem, CallFailed) and problem.kind in (Kind.RATE_LIMIT, Kind.TRANSIENT)
 
 
-def _pause_after(state: object) -> float:
+def _pause_after(state: RetryCallState) -> float:
     """Return how many seconds to stay away: what the server asks, else longer and longer."""
-    from harness.models.lane import Tries
-
-    return min(Tries.wait(state), LONGEST_WAIT_S)  # type: ignore[arg-type]
+    return min(Tries.wait(state), LONGEST_WAIT_S)

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
+from trainers import hosted
 from trainers.ledger import Entry, Ledger
+from trainers.service import Service
 
 
 def test_a_job_is_made_followed_and_kept_as_a_candidate(account: Any) -> None:
@@ -143,10 +145,15 @@ def test_a_job_that_a_killed_run_asked_for_is_waited_for_before_another(account:
 
 def test_processes_that_ask_at_once_make_one_job(account: Any) -> None:
     project = account()
+    project.service.watch = lambda: time.sleep(0.02)
+
+    def submit(_: int) -> str:
+        recipe = project.recipe()
+        with Service(recipe.base) as service:
+            return hosted.submit(recipe, project.home, service)
+
     with ThreadPoolExecutor(4) as pool:
-        made = list(pool.map(lambda _: project.train(project.recipe()), range(4)))
-    assert [one.failed for one in made] == [{}] * 4
-    assert len(project.service.jobs) == 1
+        assert list(pool.map(submit, range(4))) == ["ftjob-0"] * 4
 
 
 def test_a_service_that_fails_and_restarts_in_the_middle_of_a_job_is_outlasted(
