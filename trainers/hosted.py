@@ -30,8 +30,7 @@ RECIPE = "pytest_finetune_recipe"
 """The key in a job's metadata under which the recipe's fingerprint stands."""
 
 DEAD = ("failed", "cancelled")
-FINAL = ("succeeded", *DEAD)
-"""The statuses that end a job; any other, known or not, does not."""
+"""The statuses that end a job beside "succeeded"; any other, known or not, does not."""
 
 REFUSED = "the server answered 4"
 """How a failure begins after which surely nothing was made."""
