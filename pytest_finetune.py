@@ -74,6 +74,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="refuse a run that can cost more, and stop one that does (needs the models' prices)",
     )
     group.addoption(
+        "--harness-yes",
+        action="store_true",
+        help="train at paid services without a --harness-max-cost",
+    )
+    group.addoption(
         "--harness-baseline",
         metavar="RUN[:MODEL]",
         help="compare with a model of an earlier run (its id, the beginning of it, or latest), as "

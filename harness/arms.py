@@ -63,7 +63,13 @@ def _candidate(
         spec = model_spec(candidate.model, name, settings, root, f"{key}.model")
         return PlannedArm(Arm(name, Role.CANDIDATE, spec))
     spec = model_spec(candidate.base or settings.base, name, settings, root, f"{key}.base")
-    if spec.provider not in ("bundled", "local"):
+    hosted = candidate.trainer == "openai"
+    if hosted and spec.provider != "openai":
+        raise HarnessError(
+            f"pyproject.toml: {key}: trainer = 'openai' trains at the service of an openai: model, "
+            f"and the base {spec.spec!r} is none; name one with {key}.base"
+        )
+    if not hosted and spec.provider not in ("bundled", "local"):
         raise HarnessError(
             f"pyproject.toml: {key}: {candidate.trainer} trains local models, "
             f"and the base {spec.spec!r} is none; name one with {key}.base"
@@ -183,6 +189,9 @@ def with_itself(baseline: PlannedArm, trials: int) -> tuple[PlannedArm, ...]:
 
 def with_artefact(arm: Arm, candidate: Candidate) -> Arm:
     """Return `arm` with the model that its recipe made."""
+    if candidate.model:
+        spec = replace(arm.spec, target=candidate.model)
+        return replace(arm, spec=spec, fingerprint=candidate.fingerprint)
     options = dict(arm.spec.options)
     if candidate.quantized:
         options.setdefault("quantization", "nf4")
@@ -191,6 +200,14 @@ def with_artefact(arm: Arm, candidate: Candidate) -> Arm:
     else:
         spec = replace(arm.spec, adapter=candidate.path, options=options)
     return replace(arm, spec=spec, fingerprint=candidate.fingerprint)
+
+
+def as_tuned(arm: Arm) -> Arm:
+    """Return `arm`, which a service still has to train, under the kind of name that it will have.
+
+    Its price is not that of its base.
+    """
+    return replace(arm, spec=replace(arm.spec, target=f"ft:{arm.spec.target}:"))
 
 
 def sharing_one_base(arms: list[Arm]) -> list[Arm]:

@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 from harness.records import EvidenceError, HarnessError
 
 if TYPE_CHECKING:
+    from harness.preparation import Plan
     from harness.recording import Recording
     from harness.store import Store
 
@@ -27,6 +28,7 @@ app = typer.Typer(
 
 baseline_app = typer.Typer(no_args_is_help=True, help="Keep what a baseline replied.")
 runs_app = typer.Typer(help="List earlier runs, show one, or compare two.")
+jobs_app = typer.Typer(help="List, follow or cancel the jobs of hosted candidates.")
 cache_app = typer.Typer(help="Say what the cache of replies holds, make room, explain a miss.")
 
 
@@ -50,8 +52,10 @@ app.add_typer(judge_app, name="judge")
 app.add_typer(baseline_app, name="baseline")
 app.add_typer(runs_app, name="runs")
 app.add_typer(cache_app, name="cache")
+app.add_typer(jobs_app, name="jobs")
 
 Run = Annotated[str, typer.Argument(metavar="RUN", help="a run: its id, its beginning, or latest")]
+Hosted = Annotated[str, typer.Argument(metavar="NAME", help="a candidate with trainer = openai")]
 Force = Annotated[bool, typer.Option("--force", help="replace files that are there")]
 
 
@@ -63,27 +67,69 @@ def harness() -> None:
 @app.command()
 def train(
     name: Annotated[str, typer.Argument(help="a candidate of [tool.harness.candidates]")],
+    max_cost: Annotated[
+        float | None, typer.Option(min=0, metavar="USD", help="refuse a paid training above it")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="train at a paid service")] = False,
 ) -> None:
     """Train a candidate, unless it is trained already, and say where it is."""
     import trainers
     from harness import progress, prompting
+    from harness.hosting import Consent, train_one
+
+    plan = _plan()
+    recipes = {**plan.recipes, **plan.hosted}
+    if name not in recipes:
+        known = ", ".join(recipes) or "none"
+        raise HarnessError(
+            f"pyproject.toml: tool.harness.candidates: no recipe {name!r}; there: {known}"
+        )
+    if name in plan.hosted:
+        made = train_one(plan, name, Consent(max_cost, yes), progress.task, typer.echo)
+    else:
+        with progress.task(f"training {name}") as update:
+            made = trainers.train(plan.recipes[name], plan.home, prompting.shown(update))
+    how = "was trained already" if made.cached else f"trained in {made.seconds:.0f} s"
+    typer.echo(f"{name} {how}: {made.path.relative_to(plan.root)}")
+
+
+def _plan() -> Plan:
+    """Return the candidates of the project, without any suite."""
     from harness.arms import planned_arms
     from harness.config import load
     from harness.preparation import Plan
 
     root = _project_root(Path.cwd())
     settings = load(root).model_copy(update={"baseline": None})
-    recipes = Plan(settings, root, planned_arms(settings, root), ()).recipes
-    if name not in recipes:
-        known = ", ".join(recipes) or "none"
-        raise HarnessError(
-            f"pyproject.toml: tool.harness.candidates: no recipe {name!r}; there: {known}"
-        )
-    recipe = recipes[name]
-    with progress.task(f"training {name}") as update:
-        made = trainers.train(recipe, root / settings.store, prompting.shown(update))
-    how = "was trained already" if made.cached else f"trained in {made.seconds:.0f} s"
-    typer.echo(f"{name} {how}: {made.path.relative_to(root)}")
+    return Plan(settings, root, planned_arms(settings, root), ())
+
+
+@jobs_app.callback(invoke_without_command=True)
+def jobs(context: typer.Context) -> None:
+    """List the hosted candidates and what has become of their jobs."""
+    if context.invoked_subcommand:
+        return
+    from harness import jobs as hosted
+
+    for told in hosted.overview(_plan()):
+        typer.echo(told)
+
+
+@jobs_app.command("follow")
+def follow(name: Hosted) -> None:
+    """Watch the job of a candidate until it is over, and take over the model."""
+    from harness import jobs as hosted
+
+    for told in hosted.follow(_plan(), name, typer.echo):
+        typer.echo(told)
+
+
+@jobs_app.command("cancel")
+def cancel(name: Hosted) -> None:
+    """End the job of a candidate at its service."""
+    from harness import jobs as hosted
+
+    typer.echo(hosted.cancel(_plan(), name))
 
 
 @app.command()

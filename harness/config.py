@@ -80,28 +80,54 @@ class MixSettings(_Table):
     share: Annotated[float, Field(gt=0, lt=1)]
 
 
+def _automatic(value: object) -> object:
+    return None if value == "auto" else value
+
+
+Automatic = BeforeValidator(_automatic)
+"""`"auto"`, as the hosted services have it, means what leaving the key out means."""
+
+_LOCAL_ONLY = ("learning_rate", "rank", "alpha", "dropout", "length", "train_embeddings")
+_HOSTED_ONLY = (
+    "learning_rate_multiplier",
+    "suffix",
+    "method",
+    "beta",
+    "checkpoint",
+    "deadline_h",
+    "tokenizer",
+)
+
+
 class CandidateSettings(_Table):
     """`[tool.harness.candidates.NAME]`: a recipe, or (`model`) an existing model.
 
-    What is None is chosen by `trainers.recipe`.
+    What is None is chosen by `trainers.recipe`, or by the service where the trainer is `openai`.
     """
 
     model: str | None = None
-    trainer: Literal["qlora", "lora", "full"] | None = None
+    trainer: Literal["qlora", "lora", "full", "openai"] | None = None
     base: str | None = None
     train: str | None = None
     validation: str | None = None
     mix: MixSettings | None = None
     behaviour: str | None = None
     seed: int = 0
-    epochs: Annotated[float, Field(gt=0, le=100)] | None = None
+    epochs: Annotated[float | None, Field(gt=0, le=100), Automatic] = None
     learning_rate: Annotated[float, Field(gt=0, lt=1)] | None = None
     rank: Annotated[int, Field(ge=1, le=512)] | None = None
     alpha: Annotated[int, Field(ge=1)] | None = None
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
-    batch_size: Annotated[int, Field(ge=1)] | None = None
+    batch_size: Annotated[int | None, Field(ge=1), Automatic] = None
     length: Annotated[int, Field(ge=16)] | None = None
     train_embeddings: bool | None = None
+    learning_rate_multiplier: Annotated[float | None, Field(gt=0), Automatic] = None
+    suffix: Annotated[str, Field(min_length=1, max_length=64)] | None = None
+    method: Literal["supervised", "dpo"] | None = None
+    beta: Annotated[float | None, Field(gt=0, le=2), Automatic] = None
+    checkpoint: Annotated[int, Field(ge=1)] | None = None
+    deadline_h: Annotated[float, Field(gt=0)] | None = None
+    tokenizer: str | None = None
 
     @model_validator(mode="after")
     def _one_way(self) -> CandidateSettings:
@@ -110,6 +136,22 @@ class CandidateSettings(_Table):
             raise ValueError(f"`model` names an existing model; drop {', '.join(sorted(recipe))}")
         if self.model is None and (self.trainer is None or self.train is None):
             raise ValueError("a candidate needs `trainer` and `train`, or `model`")
+        return self
+
+    @model_validator(mode="after")
+    def _fitting_keys(self) -> CandidateSettings:
+        hosted = self.trainer == "openai"
+        foreign = self.model_fields_set.intersection(_LOCAL_ONLY if hosted else _HOSTED_ONLY)
+        if self.trainer and foreign:
+            key = sorted(foreign)[0]
+            whose = "a service does not take" if hosted else "only trainer = 'openai' takes"
+            raise ValueError(f"{whose} `{key}`; drop the key, or choose another trainer")
+        if self.beta is not None and self.method != "dpo":
+            raise ValueError("`beta` belongs to method = 'dpo'; drop the key, or set the method")
+        if self.mix and self.method == "dpo":
+            raise ValueError("method = 'dpo' learns from pairs, which `mix` has none of; drop it")
+        if hosted and self.epochs is not None and self.epochs != int(self.epochs):
+            raise ValueError("a service takes whole `epochs`; write 1, 2, ... or 'auto'")
         return self
 
 
@@ -138,11 +180,15 @@ class RuleSettings(_Table):
 
 
 class PriceSettings(_Table):
-    """What a model charges, in US dollars per million tokens; `cached` those of the prompt."""
+    """What a model charges, in US dollars per million tokens.
+
+    `cached` are those of the prompt, `training` those that it is trained on, in every epoch.
+    """
 
     input: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     output: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     cached: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    training: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
 
 
 def _listed(value: object) -> object:

@@ -274,7 +274,7 @@ def _champion(settings: Settings, home: Path) -> PlannedArm:
 
 def _with_artefact(arm: Arm, promotion: Promotion, home: Path) -> ModelSpec:
     """Point to the trained artefact: the store may lie elsewhere than when the run was made."""
-    if not arm.fingerprint:
+    if not arm.fingerprint or arm.spec.provider == "openai":
         return arm.spec
     folder = home / "candidates" / arm.fingerprint
     if not folder.is_dir():

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import dis
 from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
+from harness.arms import as_tuned, with_artefact
 from harness.calls import request_of
 from harness.checks.judge import PREFERENCE, Material, question
 from harness.checks.judge import prompt as judge_prompt
 from harness.evaluation import CaseItem, conversation
 from harness.preparation import Plan
 from harness.prices import CHARACTERS_PER_TOKEN, unpriced
-from harness.records import EvidenceError, Message, Question, Request
+from harness.records import Arm, EvidenceError, Message, Question, Request
 from harness.requests import Requests
 from harness.stats import mde_binary
+
+if TYPE_CHECKING:
+    from trainers.hosted_recipe import HostedRecipe
+    from trainers.recipe import Recipe
 
 ASSUMED_DISCORDANCE = 0.2
 """The share of cases on which two models differ, for want of a measured one (STATISTICS.md)."""
@@ -82,7 +88,8 @@ def _put(plan: Plan, item: CaseItem, checks: Sequence[str]) -> Iterator[Sequence
 def _trainings(plan: Plan) -> Iterator[str]:
     from trainers import find
 
-    for name, recipe in plan.recipes.items():
+    recipes: dict[str, Recipe | HostedRecipe] = {**plan.recipes, **plan.hosted}
+    for name, recipe in recipes.items():
         try:
             found = find(recipe, plan.home)
         except EvidenceError as problem:
@@ -90,8 +97,20 @@ def _trainings(plan: Plan) -> Iterator[str]:
             continue
         if found:
             yield f"candidate {name}: trained already ({recipe.fingerprint[:12]})"
+        elif name in plan.recipes:
+            steps = plan.recipes[name].steps
+            yield f"candidate {name}: {recipe.trainer} on {recipe.base.spec}, {steps} steps"
         else:
-            yield f"candidate {name}: {recipe.trainer} on {recipe.base.spec}, {recipe.steps} steps"
+            yield from _hosted(plan, name)
+
+
+def _hosted(plan: Plan, name: str) -> Iterator[str]:
+    from trainers.hosted_cost import estimate
+
+    recipe = plan.hosted[name]
+    price = plan.settings.price_table.of(recipe.base, recipe.endpoint)
+    yield f"candidate {name}: {recipe.trainer} on {recipe.base.spec}; {estimate(recipe, price)}"
+    yield from recipe.warnings
 
 
 def _requests(plan: Plan) -> Iterator[str]:
@@ -110,7 +129,7 @@ def _cost(plan: Plan) -> Iterator[str]:
     from harness.store import Store
 
     table, models, path = plan.settings.price_table, Models(), plan.home / "store.sqlite"
-    arms = {planned.arm.name: planned.arm for planned in plan.arms}
+    arms = {planned.arm.name: _expected(plan, planned.arm) for planned in plan.arms}
     paid = [n for n, a in arms.items() if a.spec.provider == "openai" or a.spec.spec in table.own]
     if not paid:
         return
@@ -130,6 +149,19 @@ def _cost(plan: Plan) -> Iterator[str]:
         f"estimated cost: at most ${expected.cost_usd:.4g} for {expected.requests} requests that "
         f"are not in the cache (prices as of {table.as_of} where the settings give none)"
     )
+
+
+def _expected(plan: Plan, arm: Arm) -> Arm:
+    """Return `arm` as the run will ask it: a hosted candidate costs more than its base."""
+    from trainers import find
+
+    if arm.name not in plan.hosted:
+        return arm
+    try:
+        found = find(plan.hosted[arm.name], plan.home)
+    except EvidenceError:
+        found = None
+    return with_artefact(arm, found) if found else as_tuned(arm)
 
 
 def _sights(plan: Plan) -> Iterator[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness import prompting
-from harness.arms import PlannedArm, sharing_one_base, with_artefact
+from harness.arms import PlannedArm, as_tuned, sharing_one_base, with_artefact
 from harness.config import CandidateSettings, Settings
 from harness.evaluation import CaseItem
 from harness.progress import Update
@@ -30,6 +30,7 @@ from harness.suites import Suite
 
 if TYPE_CHECKING:
     from harness.replies import Limits
+    from trainers.hosted_recipe import HostedRecipe
     from trainers.recipe import Recipe
 
 _NAMED = 10
@@ -95,16 +96,34 @@ class Plan:
 
     @cached_property
     def recipes(self) -> dict[str, Recipe]:
-        """The recipes of the candidates that are trained, by name.
+        """The recipes of the candidates that are trained here, by name.
 
         Raises:
-            HarnessError: a recipe or its data is wrong, or the data holds a case of a suite.
+            HarnessError: a recipe or its data is wrong.
 
         """
         return {
             planned.arm.name: self._recipe(planned.arm.name, planned.recipe)
             for planned in self.arms
-            if planned.recipe
+            if planned.recipe and planned.recipe.trainer != "openai"
+        }
+
+    @cached_property
+    def hosted(self) -> dict[str, HostedRecipe]:
+        """The recipes of the candidates that services train, by name.
+
+        Raises:
+            HarnessError: a recipe, its data or its endpoint is wrong.
+
+        """
+        from trainers.hosted_recipe import resolve_hosted
+
+        return {
+            planned.arm.name: resolve_hosted(
+                planned.arm.name, planned.recipe, planned.arm.spec, self.root
+            )
+            for planned in self.arms
+            if planned.recipe and planned.recipe.trainer == "openai"
         }
 
     def _recipe(self, name: str, candidate: CandidateSettings) -> Recipe:
@@ -124,6 +143,8 @@ class Plan:
         cases = [case for suite in self.suites for case in (*suite.cases, *suite.confirm)]
         for recipe in self.recipes.values():
             refuse_leaks(read_rows(recipe.train, self.root), cases)
+        for hosted in self.hosted.values():
+            refuse_leaks((example.row for example in hosted.data().train), cases)
 
     @cached_property
     def suites(self) -> tuple[Suite, ...]:
@@ -193,6 +214,7 @@ class Preparation:
         run: str = "",
     ) -> None:
         """Carry out `plan`; `run` names it where several processes carry it out."""
+        from harness.hosting import Consent, Hosting
         from harness.models import Models
         from harness.replies import Replies
         from harness.store import Store
@@ -206,10 +228,15 @@ class Preparation:
         self._replies = Replies(self._store, self._models, plan.settings.price_table, limits, run)
         self._arms = {planned.arm.name: planned.arm for planned in plan.arms}
         self._requests = Requests(plan, self._models, self._arms)
+        needed = {item.arm for item in plan.items}
+        hosted = {name: recipe for name, recipe in plan.hosted.items() if name in needed}
+        self._hosting = Hosting(hosted, plan.home, show, run)
+        self._consent = Consent(limits.max_cost_usd, limits.yes) if limits else Consent()
         self._known: dict[str, Reply] = {}
         self._asked: list[Request] = []
         self._candidates: dict[str, Candidate] = {}
         self._failed: dict[str, str] = {}
+        self._complete: set[str] = set()
         self._notes = [planned.note for planned in plan.arms if planned.note]
 
     def prepare(self) -> Prepared:
@@ -223,9 +250,15 @@ class Preparation:
         """
         with waiting_its_turn(self._plan.home):
             self._replay()
+            self._find_hosted()
             self._refuse_cost()
-            self._make_candidates()
-            self._choose_shots()
+            with self._hosting.staying():
+                self._hosting.submit()
+                self._make_candidates()
+                self._choose_shots()
+                self._ask_all()
+                self._hosting.wait()
+            self._know_candidates(self._hosting.candidates)
             self._ask_all()
         return self._prepared()
 
@@ -249,6 +282,7 @@ class Preparation:
 
     def close(self) -> None:
         """Let go of models, connections and the store."""
+        self._hosting.close()
         self._replies.close()
 
     # ------------------------------------------------------------------ steps
@@ -272,12 +306,29 @@ class Preparation:
                 "or take these cases back; nothing was trained or asked"
             )
 
+    def _find_hosted(self) -> None:
+        """Find hosted candidates, or their jobs, and what the others would cost."""
+        self._hosting.find()
+        if self._train:
+            self._hosting.rejoin()
+            self._hosting.examine(self._plan.settings.price_table, self._consent)
+        else:
+            self._hosting.leave_out(self._untrained)
+        self._know_candidates(self._hosting.candidates)
+        self._replies.charge(self._hosting.cost_usd)
+
     def _refuse_cost(self) -> None:
         from harness.prices import FREE
 
-        paid = [name for name, arm in self._arms.items() if arm.spec.provider not in FREE]
-        if not self._offline:
-            self._replies.refuse_cost(self._requests.foreseeable(paid, self._replies.missing))
+        if self._offline:
+            return
+        # A candidate that a service still has to train is asked at the price of a trained one.
+        unmade = self._plan.hosted.keys() - self._hosting.candidates.keys()
+        expected = {n: as_tuned(arm) if n in unmade else arm for n, arm in self._arms.items()}
+        requests = Requests(self._plan, self._models, expected) if unmade else self._requests
+        live = [name for name in expected if name not in self._failed]
+        paid = [name for name in live if expected[name].spec.provider not in FREE]
+        self._replies.refuse_cost(requests.foreseeable(paid, self._replies.missing))
 
     def _make_candidates(self) -> None:
         needed = {item.arm for item in self._plan.items}
@@ -287,11 +338,14 @@ class Preparation:
                     self._candidates[name] = self._candidate(recipe)
                 except EvidenceError as problem:
                     self._failed[name] = str(problem)
-        made = [
-            with_artefact(arm, self._candidates[name]) if name in self._candidates else arm
-            for name, arm in self._arms.items()
-        ]
-        self._arms = {arm.name: arm for arm in sharing_one_base(made)}
+        self._know_candidates(self._candidates)
+
+    def _know_candidates(self, made: Mapping[str, Candidate]) -> None:
+        """Let the arms of these candidates be the models that were made."""
+        self._candidates |= made
+        self._failed |= self._hosting.failed
+        arms = [with_artefact(arm, made[n]) if n in made else arm for n, arm in self._arms.items()]
+        self._arms = {arm.name: arm for arm in sharing_one_base(arms)}
         self._requests.know(self._arms)
 
     def _candidate(self, recipe: Recipe) -> Candidate:
@@ -301,14 +355,13 @@ class Preparation:
         if found := trainers.find(recipe, home):
             return found
         if not self._train:
-            if self._offline:
-                raise EvidenceError(
-                    "it is not trained yet, and --harness-offline trains nothing; "
-                    f"run: harness train {recipe.name}"
-                )
-            raise EvidenceError(f"it is not trained yet; run: harness train {recipe.name}")
+            raise EvidenceError(self._untrained(recipe.name))
         with self._show(f"training {recipe.name}") as update:
             return trainers.train(recipe, home, prompting.shown(update))
+
+    def _untrained(self, name: str) -> str:
+        offline = ", and --harness-offline trains nothing" if self._offline else ""
+        return f"it is not trained yet{offline}; run: harness train {name}"
 
     def _choose_shots(self) -> None:
         baseline = self._arms[self._plan.baseline.name]
@@ -323,12 +376,18 @@ class Preparation:
             self._notes.append(prompting.choice_note(suite.name, baseline.name, means))
 
     def _ask_all(self) -> None:
+        """Ask every model that is there, and what of it is not known yet."""
         live = [
             name
             for name, arm in self._arms.items()
-            if name not in self._failed and not arm.spec.recorded
+            if name not in self._failed
+            and not arm.spec.recorded
+            and name not in self._hosting.waiting
+            and name not in self._complete
         ]
-        self._ask(self._requests.of_items(live), "asking")
+        self._complete.update(live)
+        if live:
+            self._ask(self._requests.of_items(live), "asking")
 
     def _ask(self, requests: Iterable[Request], title: str) -> None:
         planned = list(requests)
@@ -347,7 +406,7 @@ class Preparation:
             usage=usage,
             candidates=tuple(self._candidates.values()),
             failed=self._failed,
-            notes=(*self._notes, *filter(None, [self._store.rescued])),
+            notes=(*self._notes, *self._hosting.notes, *filter(None, [self._store.rescued])),
             errors=tuple(self._errors()),
             asked=asked + trained,
             spent_usd=self._replies.spent_usd,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.resources import files
@@ -26,11 +26,15 @@ _TUNED = re.compile(r"^(ft:[^:]*):.*$")
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """US dollars per million tokens; `cached` (of the prompt) is `input` where it is None."""
+    """US dollars per million tokens; `cached` (of the prompt) is `input` where it is None.
+
+    `training` is for every token in every epoch; None where nothing is known.
+    """
 
     input: float
     output: float
     cached: float | None = None
+    training: float | None = None
 
 
 def cost_of(reply: Reply, price: Price) -> float | None:
@@ -69,6 +73,14 @@ def unpriced(spec: ModelSpec) -> str:
     )
 
 
+def _references(spec: ModelSpec) -> Iterator[str]:
+    """Yield the names under which a project may price `spec`: nobody knows a whole `ft:` name."""
+    yield spec.spec
+    if tuned := _TUNED.match(spec.target):
+        yield f"{spec.provider}:{tuned[1]}"
+        yield f"{spec.provider}:{tuned[1].removeprefix('ft:')}"
+
+
 @dataclass(frozen=True)
 class Prices:
     """The prices of a run: `own` are the project's, by `provider:name`, and come first."""
@@ -81,8 +93,9 @@ class Prices:
         A model is found by its name, then without the date at its end; a fine-tuned one
         (`ft:BASE:...`) by its base.
         """
-        if spec.spec in self.own:
-            return self.own[spec.spec]
+        for reference in _references(spec):
+            if reference in self.own:
+                return self.own[reference]
         host = urlsplit(str(identity.get("base_url", ""))).hostname or ""
         listed = self._table["hosts"].get(host, {}) if spec.provider == "openai" else {}
         name = _TUNED.sub(r"\1", spec.target)

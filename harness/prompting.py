@@ -69,7 +69,8 @@ def shown(update: Update) -> Callable[[Event], None]:
     """Show the events of a training through `update`."""
 
     def show(event: Event) -> None:
-        detail = f"loss {event.loss:.3f}" if event.loss is not None else event.kind
+        told = event.message or event.kind
+        detail = f"loss {event.loss:.3f}" if event.loss is not None else told
         update(event.step, event.steps, detail)
 
     return show

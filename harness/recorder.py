@@ -97,9 +97,10 @@ def _candidate(name: str, settings: Settings, root: Path) -> Arm:
     alone = settings.model_copy(update={"baseline": None})
     plan = Plan(alone, root, planned_arms(alone, root), ())
     arm = next(planned.arm for planned in plan.arms if planned.arm.name == name)
-    if name not in plan.recipes:
+    recipe = plan.recipes.get(name) or plan.hosted.get(name)
+    if recipe is None:
         return _live(arm)
-    if (made := trainers.find(plan.recipes[name], plan.home)) is None:
+    if (made := trainers.find(recipe, plan.home)) is None:
         raise EvidenceError(f"{name} is not trained yet; run: harness train {name}")
     return with_artefact(arm, made)
 

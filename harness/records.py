@@ -743,7 +743,9 @@ class Candidate:
     """A recipe and the model it made, named by the recipe's fingerprint.
 
     `path` holds the artefact (an adapter, or full weights where `full`), `base` the model spec it
-    stands on. `rows`, `truncated` and `dropped` count training rows.
+    stands on. `rows`, `truncated` and `dropped` count training rows. `model` is what a service
+    calls it; then nothing but its description is here. `started` is when the training began (ISO
+    8601).
     """
 
     name: str
@@ -752,7 +754,9 @@ class Candidate:
     base: str
     full: bool = False
     quantized: bool = False
+    model: str = ""
     cached: bool = False
+    started: str = ""
     seconds: float = 0.0
     steps: int = 0
     rows: int = 0

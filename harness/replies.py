@@ -46,10 +46,14 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a run may not do: ask anything (`offline`), or spend more than `max_cost_usd`."""
+    """What a run may not do: ask anything (`offline`), or spend more than `max_cost_usd`.
+
+    Paid trainings need such a limit, or `yes`.
+    """
 
     offline: bool = False
     max_cost_usd: float | None = None
+    yes: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +116,10 @@ class Replies:
         distinct = {r.key: r for r in requests if not r.model.recorded}
         known = {**self._known, **self._store.replies(distinct.keys() - self._known.keys())}
         return [request for key, request in distinct.items() if key not in known]
+
+    def charge(self, cost_usd: float) -> None:
+        """Count what something else than a reply costs: it leaves less for replies."""
+        self._spent += cost_usd
 
     def refuse_cost(self, requests: Iterable[Request]) -> None:
         """Refuse `requests` that could cost more than what is left to spend.

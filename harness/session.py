@@ -268,7 +268,8 @@ class Session:
     def _limits(self) -> Limits:
         from harness.replies import Limits
 
-        return Limits(self.config.option.harness_offline, self.config.option.harness_max_cost)
+        option = self.config.option
+        return Limits(option.harness_offline, option.harness_max_cost, option.harness_yes)
 
     @property
     def _shared(self) -> str:

@@ -14,10 +14,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from harness.records import Candidate, EvidenceError, HarnessError
 from trainers.artefact import folder_of, load
 from trainers.recipe import Recipe
+
+if TYPE_CHECKING:
+    from trainers.hosted_recipe import HostedRecipe
 
 _EXTRA = ("accelerate", "datasets", "filelock", "peft", "torch", "transformers", "trl")
 
@@ -33,7 +37,7 @@ class Event:
     `kind` is one of waiting (another process trains the same candidate), loading, data (how many
     rows there are and are `truncated` or `dropped` as too long), step, validation, done, found
     (another process trained it) and failed, with a `message`. `loss` is nats per token, `eta`
-    the seconds left.
+    the seconds left. Of a hosted training it is step, message, or a status of the job.
     """
 
     kind: str
@@ -50,13 +54,17 @@ class Event:
 Progress = Callable[[Event], None]
 
 
-def find(recipe: Recipe, home: Path) -> Candidate | None:
+def find(recipe: Recipe | HostedRecipe, home: Path) -> Candidate | None:
     """Return the candidate of `recipe` if it was trained before; `home` is `.harness`.
 
     Raises:
         EvidenceError: it is there, but damaged.
 
     """
+    if not isinstance(recipe, Recipe):
+        from trainers import hosted_made
+
+        return hosted_made.find(recipe, home)
     folder = folder_of(recipe, home)
     return load(folder, recipe, cached=True) if folder.exists() else None
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from harness.records import Candidate, EvidenceError, LossPoint
 from trainers.base import file_digest
+from trainers.diagnosis import findings
 from trainers.recipe import Recipe
 
 DESCRIPTION = "candidate.json"
@@ -17,8 +18,12 @@ DESCRIPTION = "candidate.json"
 
 @dataclass(frozen=True)
 class Training:
-    """What a training was like; `truncated` and `dropped` count rows too long for the recipe."""
+    """What a training was like; `truncated` and `dropped` count rows too long for the recipe.
 
+    `started` is when it began (ISO 8601).
+    """
+
+    started: str
     seconds: float
     truncated: int
     dropped: int
@@ -27,7 +32,12 @@ class Training:
 
 def folder_of(recipe: Recipe, home: Path) -> Path:
     """Where the candidate of `recipe` is kept."""
-    return home / "candidates" / recipe.fingerprint
+    return candidate_folder(recipe.fingerprint, home)
+
+
+def candidate_folder(fingerprint: str, home: Path) -> Path:
+    """Where the candidate of this fingerprint is kept."""
+    return home / "candidates" / fingerprint
 
 
 def lock_of(folder: Path) -> Path:
@@ -45,6 +55,7 @@ def describe(folder: Path, recipe: Recipe, training: Training) -> None:
         "rows": recipe.rows,
         "general_rows": recipe.general_rows,
         "steps": recipe.steps,
+        "started": training.started,
         "seconds": round(training.seconds, 3),
         "truncated": training.truncated,
         "dropped": training.dropped,
@@ -74,6 +85,7 @@ def load(folder: Path, recipe: Recipe, *, cached: bool) -> Candidate:
     try:
         description = json.loads((folder / DESCRIPTION).read_text("utf-8"))
         _refuse_damage(folder, description["files"])
+        losses = tuple(LossPoint(*point) for point in description["losses"])
         return Candidate(
             name=recipe.name,
             fingerprint=recipe.fingerprint,
@@ -82,26 +94,33 @@ def load(folder: Path, recipe: Recipe, *, cached: bool) -> Candidate:
             full=recipe.trainer == "full",
             quantized=recipe.trainer == "qlora",
             cached=cached,
+            started=description.get("started", ""),
             seconds=description["seconds"],
             steps=description["steps"],
             rows=description["rows"],
             truncated=description["truncated"],
             dropped=description["dropped"],
-            losses=tuple(LossPoint(*point) for point in description["losses"]),
+            losses=losses,
             recipe=_shown(recipe),
+            findings=findings(losses, recipe.hyperparameters),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as problem:
-        raise EvidenceError(
-            f"the candidate {recipe.name} is damaged ({problem}); delete {folder} to train it again"
-        ) from None
+        raise damaged(recipe.name, folder, problem) from None
+
+
+def damaged(name: str, folder: Path, problem: Exception) -> EvidenceError:
+    """Return what to say of a candidate that cannot be read."""
+    return EvidenceError(
+        f"the candidate {name} is damaged ({problem}); delete {folder} to train it again"
+    )
 
 
 def _shown(recipe: Recipe) -> dict[str, object]:
     return {
         "base": recipe.base.spec,
-        "train": _relative(recipe.train, recipe.root),
-        "validation": _relative(recipe.validation, recipe.root),
-        "mix": _relative(recipe.mix.path if recipe.mix else None, recipe.root),
+        "train": relative(recipe.train, recipe.root),
+        "validation": relative(recipe.validation, recipe.root),
+        "mix": relative(recipe.mix.path if recipe.mix else None, recipe.root),
         "behaviour": recipe.behaviour,
         "rows": recipe.rows,
         "general_rows": recipe.general_rows,
@@ -109,7 +128,8 @@ def _shown(recipe: Recipe) -> dict[str, object]:
     }
 
 
-def _relative(path: Path | None, root: Path) -> str | None:
+def relative(path: Path | None, root: Path) -> str | None:
+    """Return `path` relative to `root`, for people."""
     return os.path.relpath(path, root) if path else None
 
 

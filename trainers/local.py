@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +117,7 @@ def _sweep(out: Path) -> None:
 
 def _train(recipe: Recipe, folder: Path, emit: Emit) -> None:
     """Fill `folder` with the candidate: load, encode, fit, describe."""
-    started = time.monotonic()
+    started, began = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
     emit(Event("loading", steps=recipe.steps))
     data = recipe.data()
     tokenizer = tokenizer_of(recipe)
@@ -130,7 +131,8 @@ def _train(recipe: Recipe, folder: Path, emit: Emit) -> None:
             f"{recipe.train}: no answer fits into length = {recipe.length} tokens; raise it"
         )
     losses = _fit(recipe, tokenizer, examples, validation, folder, emit)
-    describe(folder, recipe, Training(time.monotonic() - started, truncated, dropped, losses))
+    seconds = time.monotonic() - started
+    describe(folder, recipe, Training(began, seconds, truncated, dropped, losses))
 
 
 def tokenizer_of(recipe: Recipe) -> Any:
@@ -159,7 +161,7 @@ def encode(rows: Sequence[Row], tokenizer: Any, length: int) -> list[Example]:
 def _example(row: Row, tokenizer: Any, length: int) -> Example | None:
     # The prompt is exactly what the candidate will be asked; the answer ends in the token that
     # stops generation, whatever the template puts there.
-    prompt = _prompt(row, tokenizer)
+    prompt = prompt_of(row, tokenizer)
     text = str(row.messages[-1]["content"])
     answer = [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
     room = length - len(answer)
@@ -169,7 +171,13 @@ def _example(row: Row, tokenizer: Any, length: int) -> Example | None:
     return Example([*kept, *answer], [*[IGNORED] * len(kept), *answer], len(kept) < len(prompt))
 
 
-def _prompt(row: Row, tokenizer: Any) -> list[int]:
+def prompt_of(row: Row, tokenizer: Any) -> list[int]:
+    """Return the tokens of everything before the answer, the answer's beginning included.
+
+    Raises:
+        HarnessError: the chat template refuses the conversation.
+
+    """
     from jinja2 import TemplateError
 
     try:

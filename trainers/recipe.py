@@ -129,7 +129,7 @@ class Recipe:
             HarnessError: they are wrong, or no longer those that the recipe was resolved with.
 
         """
-        data = _load(self.train, self.validation, self.mix, self.seed, self.root)
+        data = load_data(self.train, self.validation, self.mix, self.seed, self.root)
         if data.digests != self.digests:
             raise HarnessError(f"{self.train}: the training data changed meanwhile; run again")
         return data
@@ -176,7 +176,7 @@ def resolve(
     train = root / _named(settings.train)
     validation = root / settings.validation if settings.validation else None
     mix = Mix(root / settings.mix.path, settings.mix.share) if settings.mix else None
-    data = _load(train, validation, mix, settings.seed, root)
+    data = load_data(train, validation, mix, settings.seed, root)
     rows = len(data.train) + len(data.general)
     full = settings.trainer == "full"
     batch_size = settings.batch_size or (EFFECTIVE_BATCH if start.small else 4)
@@ -250,7 +250,13 @@ def _embeddings(settings: CandidateSettings, base: Base) -> bool:
     return base.vocabulary is not None and base.vocabulary <= SMALL_VOCABULARY
 
 
-def _load(train: Path, validation: Path | None, mix: Mix | None, seed: int, root: Path) -> Data:
+def load_data(train: Path, validation: Path | None, mix: Mix | None, seed: int, root: Path) -> Data:
+    """Return the rows of a recipe from its files; each ends in the answer to learn.
+
+    Raises:
+        HarnessError: a file or a row is wrong.
+
+    """
     rows = _answered(train, root)
     return Data(
         train=rows,

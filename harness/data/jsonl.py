@@ -52,7 +52,7 @@ def read_rows(path: Path, root: Path) -> list[Row]:
 
     """
     where = shown_path(path, root)
-    rows = [_row(text, number, f"{where}:{number}") for number, text in _lines(path, where)]
+    rows = [_row(text, number, f"{where}:{number}") for number, text in numbered_lines(path, where)]
     if not rows:
         raise HarnessError(
             f"{where}: the file is empty; write one JSON object with messages a line"
@@ -66,7 +66,13 @@ def shown_path(path: Path, root: Path) -> str:
     return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
 
 
-def _lines(path: Path, where: str) -> Iterator[tuple[int, str]]:
+def numbered_lines(path: Path, where: str) -> Iterator[tuple[int, str]]:
+    """Yield the lines of `path` that are not blank with their numbers, from 1; `where` names it.
+
+    Raises:
+        HarnessError: there is no such file, or it is no UTF-8.
+
+    """
     try:
         content = path.read_bytes()
     except FileNotFoundError:
@@ -87,20 +93,21 @@ def _decoded(line: bytes, source: str) -> str:
 
 
 def _row(text: str, number: int, source: str) -> Row:
-    values = _object(text, source)
-    messages = _messages(values.get("messages"), source)
+    values = json_object(text, source)
+    messages = checked_messages(values.get("messages"), source)
     return Row(
         line=number,
         id=_id(values.get("id"), messages, source),
         messages=messages,
         tags=_tags(values.get("tags"), source),
         cluster=_cluster(values.get("cluster"), source),
-        tools=_tools(values.get("tools"), source),
+        tools=checked_tools(values.get("tools"), source),
         source=source,
     )
 
 
-def _object(text: str, source: str) -> dict[str, Any]:
+def json_object(text: str, source: str) -> dict[str, Any]:
+    """Return the JSON object in the line `text`, or raise HarnessError."""
     try:
         values = strict_json(text)
         canonical_json(values).encode()
@@ -118,17 +125,19 @@ def _object(text: str, source: str) -> dict[str, Any]:
     return values
 
 
-def _messages(messages: object, source: str) -> tuple[Message, ...]:
+def checked_messages(messages: object, source: str) -> tuple[Message, ...]:
+    """Return `messages` as a conversation with a question in it, or raise HarnessError."""
     if not isinstance(messages, list) or not messages:
         raise HarnessError(f"{source}: messages is missing or no list; add the conversation")
     for position, message in enumerate(messages):
-        _refuse_bad_message(message, f"{source}: messages[{position}]")
+        refuse_bad_message(message, f"{source}: messages[{position}]")
     if not any(message["role"] == "user" for message in messages):
         raise HarnessError(f"{source}: no message has the role user; add what the model is asked")
     return frozen_messages(messages)
 
 
-def _refuse_bad_message(message: object, where: str) -> None:
+def refuse_bad_message(message: object, where: str) -> None:
+    """Raise HarnessError if `message` has no known role or no content; `where` names it."""
     if not isinstance(message, dict):
         raise HarnessError(f'{where} is no object; write {{"role": ..., "content": ...}}')
     if message.get("role") not in ROLES:
@@ -179,7 +188,8 @@ def _cluster(value: object, source: str) -> str | None:
     return value
 
 
-def _tools(value: object, source: str) -> tuple[Mapping[str, Any], ...]:
+def checked_tools(value: object, source: str) -> tuple[Mapping[str, Any], ...]:
+    """Return the tools of a row, none where it has no such key, or raise HarnessError."""
     if value is None:
         return ()
     if not isinstance(value, list) or not all(isinstance(tool, dict) for tool in value):

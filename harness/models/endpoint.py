@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from harness.models.secrecy import Mask, public_url, secrets_of_url
-from harness.records import HarnessError, ModelSpec
+from harness.records import EvidenceError, HarnessError, ModelSpec
 
 if TYPE_CHECKING:
     from ssl import SSLContext
 
-    from openai import AsyncOpenAI
+    from openai import AsyncOpenAI, OpenAI
 
 OPENAI_URL = "https://api.openai.com/v1"
 OPENAI_KEY = "OPENAI_API_KEY"
@@ -77,16 +77,31 @@ class Endpoint:
         from openai import AsyncAzureOpenAI, AsyncOpenAI, DefaultAsyncHttpxClient
 
         shared: dict[str, Any] = {
-            "api_key": self.key,
-            "default_headers": dict(self.headers),
-            "default_query": dict(self.query),
-            "max_retries": 0,
+            **self._account,
             "timeout": None,  # each call has a deadline of its own, for everything together
             "http_client": DefaultAsyncHttpxClient(verify=trust),
         }
         if self.api_version:
             return AsyncAzureOpenAI(azure_endpoint=self.url, api_version=self.api_version, **shared)
         return AsyncOpenAI(base_url=self.url, **shared)
+
+    def waiting_client(self, timeout_s: float) -> OpenAI:
+        """Return a client that tries once and waits for its answers, `timeout_s` at most."""
+        from openai import AzureOpenAI, OpenAI
+
+        shared = {**self._account, "timeout": timeout_s}
+        if self.api_version:
+            return AzureOpenAI(azure_endpoint=self.url, api_version=self.api_version, **shared)
+        return OpenAI(base_url=self.url, **shared)
+
+    @property
+    def _account(self) -> dict[str, Any]:
+        return {
+            "api_key": self.key,
+            "default_headers": dict(self.headers),
+            "default_query": dict(self.query),
+            "max_retries": 0,
+        }
 
 
 def identity_of(spec: ModelSpec) -> dict[str, Any]:
@@ -108,7 +123,8 @@ def endpoint_of(spec: ModelSpec) -> Endpoint:
     """Return the service and the account that `spec` is asked with; reads the key.
 
     Raises:
-        HarnessError: a key of the model's table is wrong, or the account's key is missing.
+        HarnessError: a key of the model's table is wrong.
+        EvidenceError: the account's key is missing, as in a pull request from a fork.
 
     """
     url, headers, key = _base_url(spec), _headers(spec), _api_key(spec)
@@ -218,9 +234,10 @@ def _api_key(spec: ModelSpec) -> str:
     url = public_url(_base_url(spec)).rstrip("/")
     needs_one = {"api_key_env", "api_version"} & spec.options.keys() or url == OPENAI_URL
     if not key and needs_one:
-        raise HarnessError(
+        raise EvidenceError(
             f"the model {spec.name!r} ({spec.spec}) needs a key: set the environment variable "
-            f"{variable}, or name another one with api_key_env"
+            f"{variable}, or name another one with api_key_env; where there are no secrets, "
+            "compare with a recording (replay:FILE)"
         )
     if not _travels(key):
         raise HarnessError(

@@ -160,6 +160,7 @@ def _training(made: Candidate) -> dict[str, Any]:
         "candidate": made.name,
         "fingerprint": made.fingerprint,
         "cached": made.cached,
+        "started": made.started or None,
         "seconds": _number(made.seconds),
         "steps": made.steps,
         "train_loss": final_loss(made),

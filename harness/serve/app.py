@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import socket
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.records import HarnessError
-from harness.serve import catalog, chat
+from harness.serve import catalog, chat, counting
 from harness.serve.batching import Batcher
 from harness.serve.catalog import Served
 from harness.serve.files import Files, upload
@@ -117,7 +118,7 @@ class Service:
         candidates: Sequence[Served],
         access: Access,
     ) -> None:
-        self._home, self._access = home, access
+        self._root, self._home, self._access = root, home, access
         self._served = {one.name: one for one in (*candidates, *bases)}
         self._state = State(home / "serve")
         self._files = Files(self._state)
@@ -162,6 +163,7 @@ class Service:
             _Route("/v1/models/{name:path}", "GET", self._show_model),
             _Route("/v1/models/{name:path}", "DELETE", self._delete_model),
             _Route("/v1/chat/completions", "POST", self._chat),
+            _Route("/v1/responses/input_tokens", "POST", self._count),
             _Route("/v1/files", "POST", self._upload),
             _Route("/v1/files", "GET", self._list_files),
             _Route("/v1/files/{name}", "GET", self._show_file),
@@ -223,6 +225,11 @@ class Service:
             return await chat.complete(asked, served, self._batcher)
         events = await chat.stream(asked, served, self._batcher)
         return StreamingResponse(events, media_type="text/event-stream")
+
+    async def _count(self, request: Request) -> Wire:
+        asked = await body_of(request, counting.CountRequest)
+        served = self._find(asked.model)
+        return await asyncio.to_thread(counting.count, asked, served, self._root)
 
     # ------------------------------------------------------------------ files
 

@@ -88,7 +88,7 @@ def candidates(settings: Settings, root: Path, created: int) -> list[Served]:
 
     found = []
     for planned in planned_arms(settings.model_copy(update={"baseline": None}), root)[1:]:
-        if planned.recipe is None:
+        if planned.recipe is None or planned.recipe.trainer == "openai":
             continue
         plan = Plan(settings, root, (planned,), ())
         try:

@@ -131,12 +131,22 @@ class Training:
             trainer="qlora" if in_four_bits else "lora",
             train=str(self._rows(job, "training_file")),
             validation=str(self._rows(job, "validation_file")) if job.validation_file else None,
-            epochs=None if wanted["n_epochs"] == "auto" else wanted["n_epochs"],
+            epochs=self._epochs(job),
             seed=job.seed,
         )
         reference = f"{base['provider']}:{base['target']}"
         recipe = resolve(job.id, settings, reference, self.root, base["revision"])
         return _adjusted(recipe, wanted["batch_size"], wanted["learning_rate_multiplier"])
+
+    def _epochs(self, job: Job) -> int:
+        """Return the epochs that a job asks for; those that hosted services choose for "auto"."""
+        from harness.data.jsonl import read_rows
+        from trainers.hosted_cost import automatic_epochs
+
+        if isinstance(wanted := job.hyperparameters["n_epochs"], int):
+            return wanted
+        rows = read_rows(self._rows(job, "training_file"), self.root)
+        return automatic_epochs(len({row.cluster for row in rows}))
 
     def _progress(self, job: Job) -> Callable[[Event], None]:
         def hear(event: Event) -> None:

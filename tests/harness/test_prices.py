@@ -51,7 +51,7 @@ def test_the_estimate_of_a_request_is_no_less_than_a_reply_of_full_length(
 
 @pytest.mark.parametrize("name", ["gpt-4o-mini", "gpt-4o-mini-2024-07-18", "gpt-4o-mini-20240718"])
 def test_a_dated_model_costs_what_its_name_without_the_date_costs(name: str) -> None:
-    assert Prices().of(replace(SPEC, target=name), OPENAI) == Price(0.15, 0.6, 0.075)
+    assert Prices().of(replace(SPEC, target=name), OPENAI) == Price(0.15, 0.6, 0.075, 3.0)
 
 
 def test_a_dated_price_of_its_own_comes_first() -> None:

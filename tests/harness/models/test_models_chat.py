@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from harness.models import Models, endpoint, lane
-from harness.records import Case, HarnessError, ModelSpec, Reply, Sampling
+from harness.records import Case, EvidenceError, HarnessError, ModelSpec, Reply, Sampling
 from harness.replies import Progress, Replies
 from harness.store import Store
 
@@ -287,9 +287,9 @@ def test_a_missing_key_is_a_sentence(
     server: Server, replies: Replies, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("OPENAI_API_KEY")
-    with pytest.raises(HarnessError, match=r"'api' \(openai:m\) needs a key: .* OPENAI_API_KEY"):
+    with pytest.raises(EvidenceError, match=r"'api' \(openai:m\) needs a key: .* OPENAI_API_KEY"):
         ask(replies, spec_of(server, base_url=endpoint.OPENAI_URL), "a")
-    with pytest.raises(HarnessError, match="environment variable MY_KEY"):
+    with pytest.raises(EvidenceError, match="environment variable MY_KEY"):
         ask(replies, spec_of(server, api_key_env="MY_KEY"), "a")
     assert ask(replies, spec_of(server), "a")[0].text == "re: a"
     monkeypatch.setenv("MY_KEY", "another-key")

@@ -8,6 +8,7 @@ from openai.types import FileDeleted, FileObject, Model, ModelDeleted
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from openai.types.fine_tuning import FineTuningJob, FineTuningJobEvent
 from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
+from openai.types.responses import InputTokenCountResponse
 from openai.types.shared import ErrorObject
 from pydantic import BaseModel
 
@@ -22,6 +23,7 @@ REQUIRED: dict[type[BaseModel], str] = {
     FineTuningJobCheckpoint: "id object created_at fine_tuned_model_checkpoint fine_tuning_job_id "
     "metrics step_number",
     FineTuningJobEvent: "id object created_at level message",
+    InputTokenCountResponse: "object input_tokens",
     Model: "id object created owned_by",
     ModelDeleted: "id object deleted",
 }
