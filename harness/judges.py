@@ -13,7 +13,15 @@ from harness.checks import judge as checks
 from harness.checks.judge import Material, Opinion
 from harness.config import Settings
 from harness.prompting import counted
-from harness.records import HarnessError, ModelSpec, Question, Reply, Request, canonical_json
+from harness.records import (
+    EvidenceError,
+    HarnessError,
+    ModelSpec,
+    Question,
+    Reply,
+    Request,
+    canonical_json,
+)
 from harness.scoring import first_line
 
 if TYPE_CHECKING:
@@ -101,7 +109,7 @@ class Judges:
                 return
             try:
                 replies = self._asked(judge, waiting, reminder)
-            except HarnessError as problem:
+            except (HarnessError, EvidenceError) as problem:
                 self.absent[judge] = str(problem)
                 return
             known |= {key: _read(waiting[key], reply) for key, reply in replies.items()}
