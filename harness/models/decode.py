@@ -37,7 +37,8 @@ class Row:
     """One prompt: its tokens (at least one), how many may follow, and how they are drawn.
 
     `temperature` 0 is greedy; `seed` (64 bits) belongs to this row alone, whatever its batch.
-    `top_p` in (0, 1]: only the likeliest tokens that together have this share are drawn.
+    `top_p` in [0, 1]: only the likeliest tokens that together have this share are drawn, at least
+    one.
     """
 
     tokens: Sequence[int]

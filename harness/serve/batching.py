@@ -26,6 +26,8 @@ WINDOW_S = 0.003
 MOST_ROWS = 64
 MOST_WAITING = 1_024
 """Replies that may be waited for; a client that comes then is asked to come again."""
+SMALL_BYTES = 100 * 2**20
+"""Weights that one thread gets through as fast as several, which would wait for each other."""
 MOST_BASES, MOST_ADAPTERS = 3, 16
 """Kept in memory: bases, and adapters on each of them; those asked longest ago are let go."""
 
@@ -151,6 +153,7 @@ class _Models:
     def __init__(self) -> None:
         self._held: OrderedDict[Home, Loaded] = OrderedDict()
         self._adapters: dict[Home, list[Path]] = {}
+        self._threads = 0
 
     def load(self, home: Home, adapter: Path | None) -> Loaded:
         """Return the base with at least this adapter.
@@ -172,9 +175,19 @@ class _Models:
         from harness.models.loaded import Loaded
 
         self._held[home] = Loaded(home, adapters)
+        self._share_processors(home)
         self._adapters[home] = adapters  # not before: a damaged adapter must not stay
         return self._held[home]
 
     def _let_go(self, home: Home) -> None:
         if held := self._held.pop(home, None):
             held.close()
+
+    def _share_processors(self, home: Home) -> None:
+        """Leave the other processors to a training and to the clients where the model is small."""
+        import torch
+
+        self._threads = self._threads or torch.get_num_threads()
+        if isinstance(home.source, Path):
+            size = sum(path.stat().st_size for path in home.source.glob("*.safetensors"))
+            torch.set_num_threads(1 if size < SMALL_BYTES else self._threads)

@@ -94,7 +94,7 @@ class ChatRequest(Asked):
     max_tokens: Tokens | None = None
     max_completion_tokens: Tokens | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
     seed: int | None = None
     stop: str | Annotated[list[str], Field(max_length=4)] | None = None
     response_format: ResponseFormat | None = None
@@ -136,7 +136,8 @@ class ChatRequest(Asked):
 
         stop = [self.stop] if isinstance(self.stop, str) else self.stop or []
         wants_json = self.response_format is not None and self.response_format.type != "text"
-        return Wish(self.top_p or 1.0, tuple(filter(None, stop)), wants_json)
+        top_p = 1.0 if self.top_p is None else self.top_p
+        return Wish(top_p, tuple(filter(None, stop)), wants_json)
 
 
 @dataclass(frozen=True)

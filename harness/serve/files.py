@@ -12,7 +12,7 @@ from typing import Any
 from harness.serve.state import State, write_whole
 from harness.serve.wire import ProtocolError, Wire, new_id, now
 
-PURPOSES = ("assistants", "batch", "evals", "fine-tune", "user_data", "vision")
+PURPOSES = ("assistants", "batch", "fine-tune", "user_data", "vision")
 """What clients may upload files for; only `fine-tune` is of use here."""
 
 LONGEST_NAME = 255

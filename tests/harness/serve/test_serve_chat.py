@@ -65,8 +65,9 @@ def test_a_temperature_near_zero_is_greedy(server):
 def test_choices_differ_and_a_tiny_top_p_makes_them_equal(server):
     drawn = ask(server, temperature=2, seed=1, n=3)
     assert len({choice.message.content for choice in drawn.choices}) == 3
-    narrow = ask(server, temperature=2, seed=1, n=3, top_p=1e-6)
-    assert {choice.message.content for choice in narrow.choices} == {text(ask(server))}
+    for top_p in (1e-6, 0):
+        narrow = ask(server, temperature=2, seed=1, n=3, top_p=top_p)
+        assert {choice.message.content for choice in narrow.choices} == {text(ask(server))}
 
 
 @pytest.mark.parametrize("model", [USUAL, QUICK])
@@ -99,6 +100,15 @@ def test_a_stream_says_what_a_whole_answer_says(server, more):
     assert ends == {choice.index: choice.finish_reason for choice in whole.choices}
     assert chunks[-1].usage == whole.usage
     assert chunks[0].choices[0].delta.role == "assistant"
+
+
+def test_a_stream_keeps_back_what_may_be_the_beginning_of_its_end(server):
+    whole = text(ask(server))
+    stop = whole[len(whole) // 2 :][:7]
+    heard = [
+        chunk.choices[0].delta.content or "" for chunk in ask(server, stop=[stop], stream=True)
+    ]
+    assert "".join(heard) == whole[: whole.index(stop)]
 
 
 def test_a_stream_is_server_sent_events_with_an_end(server):

@@ -3,6 +3,10 @@
 import csv
 import io
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from openai.types.fine_tuning import FineTuningJob, FineTuningJobEvent
@@ -10,6 +14,8 @@ from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
 
 from .conftest import NUMBERS, QUICK, TRAINING, VALIDATION, WORDS, example, jsonl
 from .shapes import conforms, listed, refused
+
+SCRIPTS = sorted((Path(__file__).parent / "scripts").glob("*.py"))
 
 
 def test_a_job_trains_a_model_that_answers(server, trained):
@@ -108,6 +114,27 @@ def test_events_are_read_page_by_page(server, trained):
     assert len(client.list_events(trained.id, limit=5).data) == 5
     refused(server.raw.get(f"/fine_tuning/jobs/{trained.id}/events", params={"after": "x"}), 400)
     refused(server.raw.get("/fine_tuning/jobs", params={"limit": "many"}), 400)
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_a_fine_tuning_script_works_with_another_address(server, trained, tmp_path, script):
+    (tmp_path / "train.jsonl").write_bytes(TRAINING)
+    (tmp_path / "validation.jsonl").write_bytes(VALIDATION)
+    done = subprocess.run(
+        [sys.executable, script, "train.jsonl", "validation.jsonl"],
+        cwd=tmp_path,
+        env={**os.environ, "OPENAI_BASE_URL": server.api, "OPENAI_API_KEY": "sk-none"},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "status succeeded" in done.stdout
+    assert "answer" in done.stdout
+    if script.stem == "polling_2023":
+        assert "The job has successfully completed" in done.stdout
+        assert "step,train_loss,train_accuracy,valid_loss,valid_mean_token_accuracy" in done.stdout
 
 
 WRONG_REQUESTS = {
