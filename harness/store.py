@@ -254,7 +254,7 @@ class Store:
     def run_ids(self, *, answered: bool = False) -> list[str]:
         """Return the ids of all runs, the oldest first; `answered`: of those with replies."""
         condition = "WHERE id IN (SELECT run FROM run_replies)" if answered else ""
-        rows = self._rows(f"SELECT id FROM runs {condition} ORDER BY started, id")
+        rows = self._rows(f"SELECT id FROM runs {condition} ORDER BY started, rowid")
         return [run for (run,) in rows]
 
     def results(self, run: str) -> dict[str, Any]:

@@ -64,23 +64,23 @@ def test_without_the_option_held_out_cases_are_not_asked(split):
     )
 
 
-def test_an_unknown_candidate_is_a_mistake(split, workers):
-    run = split.run("--harness-confirm", "godo", *workers)
+def test_an_unknown_candidate_is_a_mistake(split):
+    run = split.run("--harness-confirm", "godo")
     assert run.status == 4
     assert "there is no candidate 'godo' in tool.harness.candidates: good, bad" in run.text
     assert split.calls() == []
 
 
-def test_a_project_without_held_out_cases_is_told_how_to_name_them(project, workers):
+def test_a_project_without_held_out_cases_is_told_how_to_name_them(project):
     project.settings(base="half", cand="right")
-    run = project.run("--harness-confirm", "cand", *workers)
+    run = project.run("--harness-confirm", "cand")
     assert run.status == 4
     assert "--harness-confirm: no suite has held-out cases" in run.text
 
 
-def test_a_case_on_both_sides_is_refused_with_both_places(split, workers):
+def test_a_case_on_both_sides_is_refused_with_both_places(split):
     split.rows("data/held.jsonl", [split.row("is it 3", "h3")])
-    run = split.run(*workers)
+    run = split.run()
     assert run.status == 4
     assert "data/held.jsonl:1: this case stands at data/demo.jsonl:4 too" in run.text
     assert split.calls() == []

@@ -65,10 +65,10 @@ def test_a_run_without_candidates_lends_its_baseline(project):
     assert run.metric("demo.exact_match")["baseline_mean"] == 0.5
 
 
-def test_a_refused_run_does_not_become_the_latest(project, earlier, workers):
+def test_a_refused_run_does_not_become_the_latest(project, earlier):
     project.rows("data/demo.jsonl", [*project.questions(24), project.row("is it 24", "c24")])
     for _ in range(2):
-        run = project.run(*workers, "--harness-baseline=latest")
+        run = project.run("--harness-baseline=latest")
         assert run.status == 6
         told = " ".join(run.results["errors"])
         assert "which answers 24 of 25 cases: case c24 was not recorded" in told
@@ -93,29 +93,29 @@ def test_a_baseline_that_was_replayed_itself_is_refused(project, earlier):
         ("champion", "there is no champion yet: let a run pass"),
     ],
 )
-def test_a_run_that_is_not_there_or_not_clear_is_a_mistake(project, workers, reference, told):
+def test_a_run_that_is_not_there_or_not_clear_is_a_mistake(project, reference, told):
     project.settings(base="half", a="right", b="half")
     project.run()
     name = run_id(project.run())
-    run = project.run(*workers, "--harness-baseline", reference.replace("ID", name))
+    run = project.run("--harness-baseline", reference.replace("ID", name))
     assert run.status == 4
     assert told.replace("ID", name) in run.text
     assert run.text.count("ERROR: ") <= 2
 
 
-def test_without_any_run_there_is_no_baseline(project, workers):
+def test_without_any_run_there_is_no_baseline(project):
     project.settings(base="half", cand="right")
-    run = project.run(*workers, "--harness-baseline=latest")
+    run = project.run("--harness-baseline=latest")
     assert run.status == 4
     assert "no run is stored here yet; run `pytest evals/` first" in run.text
     status, said = project.harness("runs")
     assert (status, "no run is stored here yet" in said) == (4, True)
 
 
-def test_a_damaged_store_is_told_and_holds_no_run_any_more(project, workers):
+def test_a_damaged_store_is_told_and_holds_no_run_any_more(project):
     project.settings(base="half", cand="right")
     project.write(".harness/store.sqlite", "no database " * 100)
-    run = project.run(*workers, "--harness-baseline=latest")
+    run = project.run("--harness-baseline=latest")
     assert run.status == 4
     assert "the store was damaged; 0 replies and 0 runs" in run.text
     assert "no run is stored yet; run `pytest evals/` first" in run.text
@@ -171,10 +171,10 @@ def test_the_last_promotion_counts_and_the_option_asks_for_it_too(project):
     assert "champion is b of the run" in run.text
 
 
-def test_without_a_champion_it_is_said_how_to_promote(project, workers):
+def test_without_a_champion_it_is_said_how_to_promote(project):
     project.settings(base="wrong", cand="half")
     project.run()
-    run = champion(project, workers)
+    run = champion(project)
     assert run.status == 4
     assert "there is no champion yet" in run.text
     assert "`harness promote RUN CANDIDATE`" in run.text

@@ -56,12 +56,12 @@ def test_a_hosted_candidate_is_trained_asked_and_compared(
 
 
 def test_a_job_that_fails_is_started_once_in_a_run_and_is_undecidable(
-    project: Any, service: Scripted, workers: tuple[str, ...]
+    project: Any, service: Scripted
 ) -> None:
     service.statuses = ("running", "failed")
     service.errors = {"failed": {"code": "bad_rows", "message": "row 3 is bad"}}
     settings(project, service)
-    run = project.run(*workers)
+    run = project.run()
     assert run.status == 6
     assert any("ftjob-0 failed: bad_rows: row 3 is bad" in error for error in run.results["errors"])
     assert len(service.jobs) == 1
@@ -69,10 +69,10 @@ def test_a_job_that_fails_is_started_once_in_a_run_and_is_undecidable(
 
 
 def test_a_paid_training_without_a_word_about_money_is_refused(
-    project: Any, service: Scripted, workers: tuple[str, ...]
+    project: Any, service: Scripted
 ) -> None:
     settings(project, service, tables=PRICED)
-    run = project.run(*workers)
+    run = project.run()
     assert run.status == 4
     [error] = run.errors
     assert "training tuned takes about 240 tokens in 2 epochs (counted by the service)" in error

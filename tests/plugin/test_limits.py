@@ -43,13 +43,13 @@ def test_offline_answers_from_the_cache_alone(project, workers):
     assert run.results["metrics"] == first.results["metrics"]
 
 
-def test_a_miss_offline_names_the_case_and_what_differs(project, workers):
+def test_a_miss_offline_names_the_case_and_what_differs(project):
     project.settings(base="half", cand="right")
     project.run()
     project.forget_calls()
     rows = (project.root / "data/demo.jsonl").read_text().replace("is it 7", "could it be 7")
     project.write("data/demo.jsonl", rows)
-    run = project.run("--harness-offline", *workers)
+    run = project.run("--harness-offline")
     assert run.status == 6
     assert project.calls() == []
     [base, cand] = [e for e in run.results["errors"] if "have no reply" in e]
@@ -96,9 +96,9 @@ def test_offline_trains_nothing(project):
 # ---------------------------------------------------------------------- cost
 
 
-def test_replies_with_tokens_and_a_price_have_a_cost(services, workers):
+def test_replies_with_tokens_and_a_price_have_a_cost(services):
     settings(services, PRICE)
-    run = services.run(*workers)
+    run = services.run()
     assert run.status == 0
     usage = run.results["usage"]["base"]
     assert usage["cost_usd"] == pytest.approx(24 * COST)
@@ -145,9 +145,9 @@ def test_a_run_that_costs_more_than_estimated_stops_and_keeps_what_arrived(servi
     assert again.results["usage"]["base"]["cached"] == round(paid)
 
 
-def test_a_limit_without_a_price_is_refused_with_the_way_out(services, workers):
+def test_a_limit_without_a_price_is_refused_with_the_way_out(services):
     settings(services)
-    run = services.run("--harness-max-cost", "5", *workers)
+    run = services.run("--harness-max-cost", "5")
     assert run.status == 4
     [error] = run.errors
     assert "the price of python:services:paid is unknown" in error

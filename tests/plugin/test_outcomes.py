@@ -63,9 +63,9 @@ def _settings(project, model):
 
 
 @pytest.mark.parametrize("kind", ["empty", "refused"])
-def test_a_model_that_fails_scores_0_and_is_no_error(odd, workers, kind):
+def test_a_model_that_fails_scores_0_and_is_no_error(odd, kind):
     _settings(odd, kind)
-    run = odd.run(*workers)
+    run = odd.run()
     assert run.results["errors"] == []
     assert run.status == 0, "four of 24 may be chance"
     for metric in ("demo.exact_match", "demo.never_says_no", "demo.speaks"):
@@ -85,9 +85,9 @@ def test_a_truncated_reply_is_scored_as_it_stands_and_counted(odd):
     assert run.results["usage"]["cand"]["truncated"] == 4
 
 
-def test_many_replies_that_fall_short_raise_an_alarm_everywhere(odd, workers):
+def test_many_replies_that_fall_short_raise_an_alarm_everywhere(odd):
     _settings(odd, "truncated")
-    run = odd.run(*workers)
+    run = odd.run()
     [alarm] = run.results["alarms"]
     assert alarm.startswith("cand: 4 of 24 replies (17%) fall short (4 truncated): raise max_token")
     assert "ALARM: cand: 4 of 24 replies" in run.text

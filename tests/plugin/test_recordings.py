@@ -124,13 +124,13 @@ def test_recorded_replies_are_scored_with_the_checks_of_today(project):
     assert project.run().metric("demo.contains")["baseline_mean"] == 0.5
 
 
-def test_cases_that_changed_or_came_later_are_named_before_anything_is_asked(project, workers):
+def test_cases_that_changed_or_came_later_are_named_before_anything_is_asked(project):
     saved(project)
     rows = project.questions(26)
     rows[3] = project.row("is it really 3", "c3")
     project.rows("data/demo.jsonl", rows)
     project.pyproject(WITHOUT_OLD + CANDIDATES.replace("right", "slow"))
-    run = project.run(*workers)
+    run = project.run()
     assert run.status == 6
     [told] = [error for error in run.results["errors"] if "recording" in error]
     assert "which answers 23 of 26 cases" in told
@@ -138,7 +138,7 @@ def test_cases_that_changed_or_came_later_are_named_before_anything_is_asked(pro
     assert "case c24 was not recorded; case c25 was not recorded; record" in told
     assert project.calls() == []
     project.rows("data/demo.jsonl", project.questions(40))
-    assert "; and 6 more; record the model again" in project.run(*workers).text.replace("\n", " ")
+    assert "; and 6 more; record the model again" in project.run().text.replace("\n", " ")
 
 
 def test_one_changed_byte_is_refused(project, workers):
@@ -160,11 +160,11 @@ def test_one_changed_byte_is_refused(project, workers):
         ('{"messages": []}\n', "evals/baseline.jsonl: it is no recording"),
     ],
 )
-def test_a_file_that_is_no_recording_is_a_mistake(project, workers, content, told):
+def test_a_file_that_is_no_recording_is_a_mistake(project, content, told):
     if content is not None:
         project.write("evals/baseline.jsonl", content)
     project.pyproject(WITHOUT_OLD + CANDIDATES)
-    run = project.run(*workers)
+    run = project.run()
     assert run.status == 4
     assert told in run.text
 

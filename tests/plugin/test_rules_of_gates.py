@@ -59,12 +59,12 @@ def test_all_rules_of_one_key_apply(project):
         ('candidate = "cnad"', "no test recorded such a metric under a candidate 'cnad'"),
     ],
 )
-def test_a_rule_of_an_unknown_tag_or_candidate_is_a_mistake(project, workers, narrowing, told):
+def test_a_rule_of_an_unknown_tag_or_candidate_is_a_mistake(project, narrowing, told):
     _tagged(project)
     project.settings(
         _gates(f"exact_match = {{ at_least = 0.1, {narrowing} }}"), base="half", cand="right"
     )
-    run = project.run(*workers)
+    run = project.run()
     assert run.status == 4
     assert f"tool.harness.gates.exact_match: {told}" in " ".join(run.text.split())
 
@@ -90,7 +90,7 @@ def test_rules_that_are_none_are_refused_with_their_place(project, table, told):
     assert project.calls() == []
 
 
-def test_latency_cost_and_tokens_have_limits(project, workers):
+def test_latency_cost_and_tokens_have_limits(project):
     project.write(
         "dear.py",
         "def model(messages):\n"
@@ -106,13 +106,13 @@ def test_latency_cost_and_tokens_have_limits(project, workers):
         _gates(limits) + '[tool.harness.candidates.cand]\nmodel = "python:dear:model"\n',
         base="half",
     )
-    run = project.run(*workers, "--junit-xml=junit.xml")
+    run = project.run("--junit-xml=junit.xml")
     assert run.status == 6, "the base reports no cost: the comparison has no evidence"
     project.settings(
         _gates(limits) + '[tool.harness.candidates.cand]\nmodel = "python:dear:model"\n',
         base="python:dear:model",
     )
-    run = project.run(*workers, "--junit-xml=junit.xml")
+    run = project.run("--junit-xml=junit.xml")
     assert run.status == 1
     assert project.gates() == {
         "demo.cost_usd[cand]": "passed",

@@ -26,10 +26,10 @@ def test_a_hosted_and_a_local_candidate_train_at_once_and_are_ranked_in_one_repo
 ) -> None:
     project = empty_project
     project.suites(tickets="")
-    for name, count in (("train", 60), ("test", 30), ("validation", 10)):
+    for name, count in (("train", 24), ("test", 12), ("validation", 4)):
         path = f"datasets/tickets/{name}.jsonl"
         project.write_rows(path, project.rows(path)[:count])
-    data = {"train": "datasets/tickets/train.jsonl", "epochs": 2}
+    data = {"train": "datasets/tickets/train.jsonl", "epochs": 1}
     validation = "datasets/tickets/validation.jsonl"
     with serving(tmp_path / "service", f"{MODEL}=bundled:pocket") as url:
         project.configure(

@@ -33,15 +33,15 @@ def test_a_file_comes_back_as_it_went_in(server):
 
 
 def test_lists_go_by_purpose_and_page_by_page(server):
-    ids = [upload(server, purpose="user_data").json()["id"] for _ in range(3)]
-    query = {"purpose": "user_data", "limit": 2}
+    ids = [upload(server, purpose="vision").json()["id"] for _ in range(3)]
+    query = {"purpose": "vision", "limit": 2}
     page = server.raw.get("/files", params=query).json()
     assert [one["id"] for one in listed(page, FileObject)] == ids[:0:-1]
     assert page["has_more"]
     rest = server.raw.get("/files", params={**query, "after": page["last_id"]}).json()
     assert [one["id"] for one in rest["data"]] == ids[:1]
     assert not rest["has_more"]
-    order = server.raw.get("/files", params={"purpose": "user_data", "order": "asc"}).json()
+    order = server.raw.get("/files", params={"purpose": "vision", "order": "asc"}).json()
     assert [one["id"] for one in order["data"]] == ids
     listed(server.raw.get("/files", params={"purpose": "batch"}).json(), FileObject)
 
