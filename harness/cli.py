@@ -211,7 +211,8 @@ def serve(
     from harness.serve.app import serve as start
     from harness.serve.guard import Access, token_in
 
-    root = _project_root(Path.cwd())
+    # It serves where no project is: what it trains is kept in this folder then.
+    root = _root_at_or_above(Path.cwd()) or Path.cwd()
     access = Access(host, token_in(token_env), max_file_mb * 2**20)
     start(root, load(root), alias or [], access, port)
 
@@ -409,10 +410,14 @@ def _print(*parts: object) -> None:
 
 
 def _project_root(start: Path) -> Path:
-    for folder in (start, *start.parents):
-        if (folder / "pyproject.toml").is_file():
-            return folder
+    if root := _root_at_or_above(start):
+        return root
     raise HarnessError(f"{start}: no pyproject.toml here or above; change into the project")
+
+
+def _root_at_or_above(start: Path) -> Path | None:
+    folders = (start, *start.parents)
+    return next((folder for folder in folders if (folder / "pyproject.toml").is_file()), None)
 
 
 def main() -> None:

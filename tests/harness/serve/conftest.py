@@ -98,7 +98,6 @@ Start = Callable[..., Server]
 
 
 def started(root: Path, *options: str) -> Server:
-    (root / "pyproject.toml").touch()
     process = command(root, "--port", "0", *options)
     assert process.stdout
     lines = [process.stdout.readline(), process.stdout.readline()]

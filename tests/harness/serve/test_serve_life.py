@@ -101,6 +101,12 @@ def test_its_own_names_and_pages_are_let_in(server):
         assert server.raw.get("/models", headers=headers).status_code == 200
 
 
+def test_a_folder_without_a_project_is_served(start, tmp_path):
+    name = start().upload()
+    assert [path.name for path in tmp_path.iterdir()] == [".harness"]
+    assert list((tmp_path / ".harness").rglob(f"{name}*"))
+
+
 def test_a_folder_has_one_server(start, refusal):
     start()
     assert "is running" in refusal()
