@@ -10,7 +10,7 @@ evals: $(INSTALLED)
 	$(BIN)/pytest evals/
 
 test: $(INSTALLED)
-	$(PARALLEL) $(BIN)/pytest tests/ -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	$(PARALLEL) $(BIN)/pytest tests/ -n 4 --dist loadfile --no-loadscope-reorder
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

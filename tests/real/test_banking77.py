@@ -14,7 +14,7 @@ import pytest
 
 BUILDER = Path(__file__).parents[2] / "benchmarks" / "banking77_project.py"
 INTENTS, TRAIN, VALIDATION, TEST = 3, 120, 12, 60
-RECIPE = {"epochs": 8}
+RECIPE = {"epochs": 5}
 GATES = {"field_accuracy": {"at_least": 0.5}, "intent_accuracy": {"better_by": 0.1}}
 
 

@@ -94,7 +94,7 @@ def _recipe(project, **changes: Any) -> dict[str, Any]:
 def test_shuffled_labels_fail_the_run(shipped, project):
     assert shipped.first_run.status == 0
     _relabel(project, _shuffled)
-    project.write_rows(TRAIN, project.rows(TRAIN)[:120])
+    project.write_rows(TRAIN, project.rows(TRAIN)[:80])
     project.suites(tickets="")
     recipe = _recipe(project, epochs=2, **SHORT)
     gates = {"tickets.field_accuracy": {"better_by": 0.15}}
@@ -117,7 +117,7 @@ def test_a_fifth_of_one_fields_labels_corrupted_fails_against_production(shipped
 
 
 def test_lost_general_skills_fail_the_run(project):
-    project.write_rows(TRAIN, project.rows(TRAIN)[:60])
+    project.write_rows(TRAIN, project.rows(TRAIN)[:48])
     project.suites(general="")
     recipe = _recipe(project, epochs=5, learning_rate=5e-3, **SHORT)
     project.configure(candidates={"forgetful": recipe}, gates={"general.skill": {"margin": 0.10}})
