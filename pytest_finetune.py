@@ -7,6 +7,7 @@ It is a module of its own, outside the packages, so that loading it imports noth
 from __future__ import annotations
 
 import argparse
+import gc
 import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -258,11 +259,22 @@ def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, objec
             evals.print_plan(session.items)
             session.items[:] = []
         elif hasattr(config, "workerinput"):
-            with _noting_mistakes(config):
+            with _noting_mistakes(config), _collected_items_left_alone():
                 evals.prepare(session.items, broken=broken)
         else:
-            evals.prepare(session.items, broken=broken)
+            with _collected_items_left_alone():
+                evals.prepare(session.items, broken=broken)
     return (yield)
+
+
+@contextmanager
+def _collected_items_left_alone() -> Generator[None]:
+    """Keep the garbage collector from reading all items again for every few hundred replies."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 @pytest.hookimpl(wrapper=True)

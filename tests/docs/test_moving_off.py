@@ -71,7 +71,7 @@ def test_the_recipe_moves_a_model_off_its_service(
     files = {
         **dict(examples),
         "services.py": SERVICES,
-        "datasets/prompts.jsonl": prompts("train", 80),
+        "datasets/prompts.jsonl": prompts("train", 120),
         "datasets/held-out.jsonl": prompts("test", 60),
         "datasets/schema.json": json.dumps(SCHEMA),
     }
