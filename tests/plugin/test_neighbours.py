@@ -26,9 +26,9 @@ def test_says_something(reply):
 """
 
 
-@pytest.fixture(params=[*NEIGHBOURS, "together"])
+@pytest.fixture(params=["xdist", "together"])
 def neighbours(request):
-    """The options that load a plugin, or several."""
+    """The options that load one of them, or all at once."""
     names = NEIGHBOURS if request.param == "together" else (request.param,)
     for name in names:
         pytest.importorskip(name)
