@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import gc
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -150,15 +150,15 @@ def reply(harness_item: Evaluation) -> Reply:
 
 
 @pytest.fixture
-def score(request: pytest.FixtureRequest, harness_item: Evaluation) -> Scorer:
+def score(pytestconfig: pytest.Config, harness_item: Evaluation) -> Scorer:
     """The checks: each records a score and none raises."""
-    return _session(request.config).scorer(harness_item)
+    return _session(pytestconfig).scorer(harness_item)
 
 
 @pytest.fixture
-def model(request: pytest.FixtureRequest, harness_item: Evaluation) -> Talker:
+def model(pytestconfig: pytest.Config, harness_item: Evaluation) -> Talker:
     """The model itself: `model.name`, `model.ask(messages)`."""
-    return _session(request.config).talker(harness_item)
+    return _session(pytestconfig).talker(harness_item)
 
 
 # ---------------------------------------------------------------------- the session of an eval run
@@ -253,23 +253,22 @@ def _unmarked(items: Sequence[pytest.Item]) -> Iterator[str]:
 def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, object]:
     """Train and ask before the first item runs; or only print the plan."""
     config = session.config
-    if SESSION in config.stash and not config.option.collectonly:
-        evals, broken = _session(config), session.testsfailed > 0
-        if config.option.harness_plan:
-            evals.print_plan(session.items)
-            session.items[:] = []
-        elif hasattr(config, "workerinput"):
-            with _noting_mistakes(config), _collected_items_left_alone():
-                evals.prepare(session.items, broken=broken)
-        else:
-            with _collected_items_left_alone():
-                evals.prepare(session.items, broken=broken)
-    return (yield)
+    if SESSION not in config.stash or config.option.collectonly:
+        return (yield)
+    if config.option.harness_plan:
+        _session(config).print_plan(session.items)
+        session.items[:] = []
+        return (yield)
+    with _collected_items_left_alone():
+        # A worker's mistake is told by the controller.
+        with _noting_mistakes(config) if hasattr(config, "workerinput") else nullcontext():
+            _session(config).prepare(session.items, broken=session.testsfailed > 0)
+        return (yield)
 
 
 @contextmanager
 def _collected_items_left_alone() -> Generator[None]:
-    """Keep the garbage collector from reading all items again for every few hundred replies."""
+    """Keep the garbage collector from reading all items again for every few hundred results."""
     gc.freeze()
     try:
         yield

@@ -27,6 +27,8 @@ from harness.store import Store, StoredCall
 
 BATCH_ROWS = 128
 BATCH_TOKENS = 48_000
+LOADED = ("bundled", "local")
+"""Providers whose models take the memory of this machine: one base after the other."""
 SHORTFALLS = 0.05
 """The share of a model's replies that may be empty, refused or truncated without an alarm."""
 
@@ -219,10 +221,11 @@ class Replies:
         """Store what can be used again, and count what it cost."""
         good = {key: reply for key, reply in answers.items() if _lasts(reply)}
         calls = {
-            key: StoredCall(waiting[key].label, outline_of(self._models, waiting[key]))
+            key: StoredCall(one.label, outline_of(self._models, one), one.model.spec)
             for key in good
+            if (one := waiting[key])
         }
-        self._store.put_replies(good, next(iter(waiting.values())).model.spec, calls)
+        self._store.put_replies(good, calls)
         self._pass_on({key: reply for key, reply in answers.items() if key not in good})
         self._asked.update({key: waiting[key].model.name for key in answers})
         self._spent += math.fsum(self._cost(waiting[key], answers[key]) for key in answers)
@@ -364,11 +367,12 @@ def _distinct(requests: Iterable[Request]) -> dict[str, Request]:
 
 
 def _groups(requests: Iterable[Request]) -> list[list[Request]]:
-    """Split by what can share one loaded model: the base, whatever stands on it."""
-    groups: dict[tuple[str, str, str | None], list[Request]] = {}
+    """Split by what is asked at once: of models that are loaded, those on one base."""
+    groups: dict[tuple[str | None, ...], list[Request]] = {}
     for request in requests:
         spec = request.model
-        groups.setdefault((spec.provider, spec.target, spec.revision), []).append(request)
+        base = (spec.target, spec.revision) if spec.provider in LOADED else ()
+        groups.setdefault((spec.provider, *base), []).append(request)
     return list(groups.values())
 
 

@@ -30,8 +30,9 @@ class Requests:
 
     def know(self, arms: dict[str, Arm]) -> None:
         """Plan with these arms from now on."""
-        self.arms = arms
-        self._of_cases.clear()
+        if arms != self.arms:
+            self.arms = arms
+            self._of_cases.clear()
 
     def choose(self, suite: Suite, shots: int) -> None:
         """Put so many examples before the baseline's prompt in `suite` from now on."""

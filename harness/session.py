@@ -331,13 +331,14 @@ class Session:
         if evaluation is None:
             return
         error = "" if report.passed else _reason(report)
-        report.harness = result_of(evaluation, error).to_json()  # type: ignore[attr-defined]
+        result = result_of(evaluation, error)
+        report.harness = result.to_json() if self._shared else result  # type: ignore[attr-defined]
 
     # ------------------------------------------------------------------ decide and report
 
-    def record(self, report: pytest.TestReport, text: str) -> None:
-        """Take over the result of an item, and give its report its status."""
-        result = ItemResult.from_json(text)
+    def record(self, report: pytest.TestReport, found: ItemResult | str) -> None:
+        """Take over the result of an item (a worker's is JSON), and give its report its status."""
+        result = ItemResult.from_json(found) if isinstance(found, str) else found
         self.results.append(result)
         baseline = self.arms[0].arm.name
         key = (result.suite, result.id, result.test, result.trial)

@@ -164,16 +164,12 @@ class Store:
     def put_replies(
         self,
         replies: Mapping[str, Reply],
-        model: str = "",
         calls: Mapping[str, StoredCall] = MappingProxyType({}),
     ) -> None:
-        """Store `replies` (key -> reply) of the model with the spec `model` in one transaction.
-
-        `calls` tells what was asked, by key.
-        """
+        """Store `replies` (key -> reply) in one transaction; `calls` tells what was asked."""
         now = datetime.now(UTC).isoformat(timespec="microseconds")
         rows = [
-            (key, model, *_call_texts(calls.get(key)), _encoded(reply), now)
+            (key, *_call_texts(calls.get(key)), _encoded(reply), now)
             for key, reply in replies.items()
         ]
         self._write(("INSERT OR REPLACE INTO replies VALUES (?, ?, ?, ?, ?, ?)", rows))
@@ -528,8 +524,8 @@ def _vote_row(vote: Vote, now: str) -> tuple[str, ...]:
     return (vote.pair, vote.rater, vote.left, vote.right, text, now)
 
 
-def _call_texts(call: StoredCall | None) -> tuple[str, str]:
-    return (call.label, _json(dict(call.fields))) if call else ("", "{}")
+def _call_texts(call: StoredCall | None) -> tuple[str, str, str]:
+    return (call.model, call.label, _json(dict(call.fields))) if call else ("", "", "{}")
 
 
 def _table(text: str) -> dict[str, Any]:

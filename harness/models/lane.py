@@ -13,7 +13,7 @@ from harness.models.pace import Pace
 if TYPE_CHECKING:
     from tenacity import RetryCallState
 
-TRIES = 6
+TRIES = 8
 """How often a call may fail for other reasons than coming too fast."""
 PATIENCE_S = 600.0
 """Longest time that a call is held up by refusals, and longest pause that is kept to."""

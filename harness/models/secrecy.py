@@ -14,7 +14,7 @@ HIDDEN = "***"
 SHORTEST = 4
 """Characters of the shortest text that is taken for a secret: "v1" in a header is none."""
 
-LOGGERS = ("httpx2", "httpcore2.http11", "httpcore2.http2")
+LOGGERS = ("httpx2", "httpcore2.http11", "httpcore2.http2", "aiohttp.client", "aiohttp.internal")
 """Whose lines hold URLs or what a server sent."""
 
 

@@ -50,7 +50,7 @@ def store(path: Path) -> Iterator[Store]:
 
 
 def test_replies_come_back_as_they_were_stored(path: Path, store: Store) -> None:
-    store.put_replies({"a": REPLY, "b": Reply()}, "local:x")
+    store.put_replies({"a": REPLY, "b": Reply()})
     store.put_replies({"b": Reply(text="newer")})
     store.close()
     again = Store(path)
@@ -228,7 +228,7 @@ def filled(path: Path, count: int = 2000) -> dict[str, Reply]:
     given = {f"{number:064}": Reply(text=f"{number} " * 100) for number in range(count)}
     store = Store(path)
     store.add_run(results("one"), (), {"base": [Recorded("c1", "d" * 64, REPLY, "demo")]})
-    store.put_replies(given, "openai:x")
+    store.put_replies(given, dict.fromkeys(given, StoredCall("", {}, "openai:x")))
     store.close()
     return given
 
@@ -335,8 +335,8 @@ def test_a_store_that_lost_its_tables_is_rebuilt(path: Path, store: Store) -> No
 
 
 def test_calls_are_kept_beside_their_replies(store: Store) -> None:
-    call = StoredCall("demo:c1", {"trial": "0", "message 1": "x"})
-    store.put_replies({"a": REPLY, "b": REPLY}, "openai:x", {"a": call})
+    call = StoredCall("demo:c1", {"trial": "0", "message 1": "x"}, "openai:x")
+    store.put_replies({"a": REPLY, "b": REPLY}, {"a": call})
     [bare, kept] = sorted(store.calls(), key=lambda one: one.label)
     assert (kept.label, kept.fields, kept.model) == (call.label, call.fields, "openai:x")
     assert (bare.label, bare.fields) == ("", {})
@@ -344,8 +344,8 @@ def test_calls_are_kept_beside_their_replies(store: Store) -> None:
 
 
 def test_the_stock_is_counted_by_model_and_pruned_by_model_and_age(store: Store) -> None:
-    store.put_replies({"a": REPLY, "b": REPLY}, "openai:x")
-    store.put_replies({"c": REPLY}, "openai:y")
+    x, y = StoredCall("", {}, "openai:x"), StoredCall("", {}, "openai:y")
+    store.put_replies({"a": REPLY, "b": REPLY, "c": REPLY}, {"a": x, "b": x, "c": y})
     store.add_run(results("one"))
     assert [(one.model, one.replies) for one in store.stock()] == [("openai:x", 2), ("openai:y", 1)]
     assert all(one.oldest <= one.newest and one.size_bytes > 100 for one in store.stock())
