@@ -6,6 +6,7 @@ import asyncio
 import logging
 import sys
 import threading
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -58,7 +59,7 @@ class Provider:
         wave.add_done_callback(lambda _: inbox.end())
         arrived: Sequence[_Answer] = ()
         try:
-            with _quick_turns():
+            with _quick_turns(), _large_bodies():
                 while waiting:
                     arrived = inbox.wait()
                     if not arrived:
@@ -126,6 +127,14 @@ def _quick_turns() -> Iterator[None]:
         yield
     finally:
         sys.setswitchinterval(usual)
+
+
+@contextmanager
+def _large_bodies() -> Iterator[None]:
+    """Let a prompt be longer than 1 MB, where a user's filters make aiohttp's warning an error."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Sending a large body", ResourceWarning)
+        yield
 
 
 def _run_loop(loop: asyncio.AbstractEventLoop) -> None:

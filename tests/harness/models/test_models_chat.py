@@ -5,6 +5,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -231,6 +232,12 @@ def test_an_answer_that_is_no_completion_is_an_error(
     assert reply.error
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_prompt_of_megabytes_is_sent_without_a_warning(replies: Replies, server: Server) -> None:
+    long = "x" * 2_000_000
+    assert [reply.text for reply in ask(replies, spec_of(server), long)] == [f"re: {long}"]
+
+
 def test_a_server_that_is_not_there_is_an_error(replies: Replies, server: Server) -> None:
     (reply,) = ask(replies, spec_of(server, base_url="http://127.0.0.1:9/v1"), "a")
     failure = "the connection failed: Cannot connect to host 127.0.0.1:9 "
@@ -259,6 +266,20 @@ def test_many_calls_run_at_once_and_not_more_than_allowed(server: Server, replie
     assert [reply.text for reply in ask(replies, spec, *texts)] == [f"re: {text}" for text in texts]
     assert 4 <= server.busiest <= 8
     assert ask(replies, spec, "again")[0].text == "re: again"
+
+
+def test_services_are_asked_at_the_same_time(server: Server, replies: Replies) -> None:
+    both = threading.Barrier(2)
+
+    def answer(text: str, tries: int) -> Answer:
+        both.wait(timeout=20)
+        return 200, completion(text)
+
+    server.answer = answer
+    specs = [spec_of(server), replace(spec_of(server, headers={"X-Team": "blue"}), target="other")]
+    requests = [replies.plan(spec, [{"role": "user", "content": "hi"}]) for spec in specs]
+    found = replies.gather(requests)
+    assert [found[request.key].error for request in requests] == [None, None]
 
 
 def test_what_arrived_before_a_break_is_kept(server: Server, replies: Replies) -> None:
