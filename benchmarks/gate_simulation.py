@@ -10,7 +10,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 from scipy.stats import binom
@@ -232,7 +232,12 @@ class World:
 
 
 def _scores(metric: str, values: Sequence[float]) -> tuple[Score, ...]:
-    return tuple(Score(metric, value, low=None, high=None) for value in values)
+    return tuple(_score(metric, value) for value in values)
+
+
+@lru_cache(maxsize=4096)  # answers of a few kinds are made once
+def _score(metric: str, value: float) -> Score:
+    return Score(metric, value, low=None, high=None)
 
 
 @cache

@@ -7,7 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypedDict
 
 from harness import stats
 from harness.records import (
@@ -118,11 +118,13 @@ def _compared(
     _refuse_other_checks(candidate.metric, ids, pairs)
     whole = pairs.complete()
     both = len(before.scores.keys() & candidate.scores.keys())
-    counted = replace(frame, missing=len(ids) - both, unscored=both - len(whole.groups))
-    comparison = replace(
-        _summed_up(counted, whole, method),
+    counted = replace(
+        frame,
+        missing=len(ids) - both,
+        unscored=both - len(whole.groups),
         absent=(sum(not case for case in pairs.before), sum(not case for case in pairs.after)),
     )
+    comparison = _summed_up(counted, whole, method)
     if not comparison.n or whole is pairs or too_much_missing(comparison):
         return comparison
     return replace(comparison, extremes=_extremes(frame, pairs, method))
@@ -237,16 +239,22 @@ def _differences(frame: Comparison, before: Iterable[float], after: Iterable[flo
     ]
 
 
-def _with_counts(frame: Comparison, differences: Sequence[float], pairs: _Pairs) -> Comparison:
+class _Counts(TypedDict):
+    losses: int
+    wins: int
+    ties: int
+    contract_losses: int
+
+
+def _counts(frame: Comparison, differences: Sequence[float], pairs: _Pairs) -> _Counts:
     moved = [difference for difference in differences if difference]
     losses = sum(difference < 0 for difference in moved)
-    return replace(
-        frame,
-        losses=losses,
-        wins=len(moved) - losses,
-        ties=len(differences) - len(moved),
-        contract_losses=_broken(frame, pairs) if _all_yes_or_no(pairs) else losses,
-    )
+    return {
+        "losses": losses,
+        "wins": len(moved) - losses,
+        "ties": len(differences) - len(moved),
+        "contract_losses": _broken(frame, pairs) if _all_yes_or_no(pairs) else losses,
+    }
 
 
 def _all_yes_or_no(pairs: _Pairs) -> bool:
@@ -285,7 +293,8 @@ class _Means:
         worse, better = stats.sign_flip(sums)
         alone = frame.trials == 1 and frame.clusters == frame.n
         summed = replace(
-            _with_counts(frame, differences, pairs),
+            frame,
+            **_counts(frame, differences, pairs),
             baseline_mean=_mean(before),
             difference=_mean(differences),
             p=worse,
@@ -297,7 +306,7 @@ class _Means:
             deviation=math.sqrt(stats.variance(differences)) if frame.n > 1 else None,
             design_effect=stats.design_effect(differences, groups),
         )
-        return _with_intervals(_with_closed_forms(summed), self.alpha)
+        return _with_intervals(summed, self.alpha)
 
     def blanks(self, pairs: _Pairs, frame: Comparison) -> _Blanks:
         """The end of the metric's range, or where that is open, of the values seen."""
@@ -316,16 +325,6 @@ class _Means:
 
 def _groups(frame: Comparison, pairs: _Pairs) -> Sequence[Hashable]:
     return range(frame.n) if frame.clusters == frame.n else pairs.groups
-
-
-def _with_closed_forms(comparison: Comparison) -> Comparison:
-    if not comparison.binary:
-        return comparison
-    return replace(
-        comparison,
-        p_exact=stats.mcnemar_exact(comparison.losses, comparison.wins),
-        e_value=stats.e_value(comparison.losses, comparison.wins),
-    )
 
 
 def _noise_share(
@@ -374,7 +373,8 @@ class _MacroF1:
         differences = _differences(frame, before, after)
         se = paired.jackknife_se()
         summed = replace(
-            _with_counts(frame, differences, pairs),
+            frame,
+            **_counts(frame, differences, pairs),
             baseline_mean=self.mean(pairs.before),
             difference=paired.difference,
             p=worse,
@@ -411,10 +411,19 @@ def _labels(score: Score) -> stats.LabelPair:
 
 
 def _with_intervals(comparison: Comparison, alpha: float) -> Comparison:
-    """Set the two-sided interval and the one-sided lower bound, both at 1 - `alpha`."""
-    interval = _interval(comparison, 1 - alpha)
+    """Set the two-sided interval and the one-sided lower bound, both at 1 - `alpha`.
+
+    Single yes-or-no answers get their closed forms too.
+    """
     bound = _interval(comparison, 1 - 2 * alpha)
-    return replace(comparison, interval=interval, lower=bound[0] if bound else None)
+    losses, wins = comparison.losses, comparison.wins
+    return replace(
+        comparison,
+        interval=_interval(comparison, 1 - alpha),
+        lower=bound[0] if bound else None,
+        p_exact=stats.mcnemar_exact(losses, wins) if comparison.binary else None,
+        e_value=stats.e_value(losses, wins) if comparison.binary else None,
+    )
 
 
 def _interval(comparison: Comparison, level: float) -> tuple[float, float] | None:

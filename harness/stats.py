@@ -298,6 +298,7 @@ def wilson_interval(count: int, n: int, level: float) -> tuple[float, float]:
     return max(0.0, middle - reach), min(1.0, middle + reach)
 
 
+@lru_cache(maxsize=4096)
 def tango_interval(n: int, losses: int, wins: int, level: float) -> tuple[float, float]:
     """Return Tango's score interval for (wins - losses) / n of `n` pairs, two-sided.
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 BUILDER = Path(__file__).parents[2] / "benchmarks" / "banking77_project.py"
-INTENTS, TRAIN, VALIDATION, TEST = 3, 120, 12, 60
+INTENTS, TRAIN, VALIDATION, TEST = 3, 80, 8, 40
 RECIPE = {"epochs": 5}
 GATES = {"field_accuracy": {"at_least": 0.5}, "intent_accuracy": {"better_by": 0.1}}
 
