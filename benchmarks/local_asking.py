@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.calls import prompt
-from harness.records import Message, ModelSpec, Sampling
+from harness.records import Case, Message, ModelSpec, Sampling
 
 MAX_TOKENS = 128
 WARM_UP: Sequence[Message] = ({"role": "user", "content": "Is it warm?"},)
@@ -62,7 +62,13 @@ def ours(plan: Plan, names: Sequence[str] = ("base", "candidate")) -> Took:
         replies = Replies(Store(Path(folder) / "store.sqlite"))
         replies.gather([replies.plan(calls[-1][0], WARM_UP) for calls in arms.values()])
         started = time.perf_counter()
-        requests = {name: [replies.plan(*call) for call in calls] for name, calls in arms.items()}
+        requests = {
+            name: [
+                replies.plan(spec, case, case=Case("local", str(at), tuple(case)))
+                for at, (spec, case) in enumerate(calls)
+            ]
+            for name, calls in arms.items()
+        }
         found = replies.gather(request for own in requests.values() for request in own)
         seconds = time.perf_counter() - started
         replies.close()

@@ -27,10 +27,16 @@ from harness.store import Store, StoredCall
 
 BATCH_ROWS = 128
 BATCH_TOKENS = 48_000
+SHARED_ROWS = 16
+"""So many requests that begin alike are worth batches of their own."""
 LOADED = ("bundled", "local")
 """Providers whose models take the memory of this machine: one base after the other."""
 SHORTFALLS = 0.05
 """The share of a model's replies that may be empty, refused or truncated without an alarm."""
+
+
+_Place = tuple[str, int, str, int]
+"""Where a case stands in the order of batches: its beginning, length, text and trial."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -379,23 +385,36 @@ def _groups(requests: Iterable[Request]) -> list[list[Request]]:
 def batches(group: Iterable[Request]) -> list[list[Request]]:
     """Compose batches of cases of similar length, each of one model with one prompt.
 
-    The cuts are the same for all models, so a base and its candidates are asked in the same
+    Cases that begin with the same system message stay among themselves: it is read once for all of
+    them. The cuts are the same for all models, so a base and its candidates are asked in the same
     company. At most `BATCH_ROWS` cases and about `BATCH_TOKENS` tokens, room for the replies
     included.
     """
-    slots: dict[tuple[int, str, int], list[Request]] = {}
-    for request in sorted(group, key=lambda request: request.key):
-        slots.setdefault(_slot(request), []).append(request)
-    composed: list[list[list[Request]]] = [[]]
-    tokens = 0
-    for _, slot in sorted(slots.items()):
+    composed: list[list[list[Request]]] = []
+    tokens, before = 0, None
+    for shared, slot in _slots(group):
         size = max(map(_tokens, slot))
-        if composed[-1] and (len(composed[-1]) == BATCH_ROWS or tokens + size > BATCH_TOKENS):
+        full = composed and len(composed[-1]) == BATCH_ROWS
+        if full or shared != before or tokens + size > BATCH_TOKENS:
             composed.append([])
-            tokens = 0
+            tokens, before = 0, shared
         composed[-1].append(slot)
         tokens += size
     return [batch for slots_of_one in composed for batch in _by_prompt(slots_of_one)]
+
+
+def _slots(group: Iterable[Request]) -> Iterator[tuple[str, list[Request]]]:
+    """Yield the requests of each case, in the order of batches, with what the case shares."""
+    slots: dict[_Place, list[Request]] = {}
+    for request in sorted(group, key=lambda request: request.key):
+        slots.setdefault(_place(request), []).append(request)
+    rows = Counter(beginning for beginning, *_ in slots)
+
+    def shared(place: _Place) -> str:
+        return place[0] if rows[place[0]] >= SHARED_ROWS else ""
+
+    for place in sorted(slots, key=lambda place: (shared(place), *place[1:])):
+        yield shared(place), slots[place]
 
 
 def _by_prompt(slots: Iterable[Iterable[Request]]) -> list[list[Request]]:
@@ -408,8 +427,11 @@ def _by_prompt(slots: Iterable[Iterable[Request]]) -> list[list[Request]]:
     return list(batches.values())
 
 
-def _slot(request: Request) -> tuple[int, str, int]:
-    return request.length, str(request.messages[-1].get("content")), request.trial
+def _place(request: Request) -> _Place:
+    # The case's own system message is the same whatever a model is prompted with.
+    first = request.case.messages[0] if request.case else {}
+    beginning = str(first["content"]) if first.get("role") == "system" else ""
+    return beginning, request.length, str(request.messages[-1].get("content")), request.trial
 
 
 def _tokens(request: Request) -> int:

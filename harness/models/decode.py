@@ -118,6 +118,7 @@ class _Batch:
         prompts = [list(row.tokens) for row in rows]
         shared = self._read_shared(prompts)
         self._read(prompts, shared, pad)
+        self._make_room()
 
     def draw(self) -> list[int]:
         """Return the next token of each row."""
@@ -176,6 +177,12 @@ class _Batch:
         places = (self._mask.cumsum(-1) - 1).clamp(min=0)
         self._forward(torch.tensor(rests, device=device), places[:, shared:])
 
+    def _make_room(self) -> None:
+        from harness.models.room import RoomyLayer
+
+        if _is_plain(self._cache):
+            self._cache.layers = [RoomyLayer(layer) for layer in self._cache.layers]
+
     def _forward(self, ids: Any, places: Any) -> None:
         out = self._model(
             input_ids=ids,
@@ -231,4 +238,6 @@ def _is_plain(cache: Any) -> bool:
     """Whether every layer sees all that was read: no sliding window, no recurrent state."""
     from transformers.cache_utils import DynamicLayer
 
-    return all(type(layer) is DynamicLayer for layer in cache.layers)
+    from harness.models.room import RoomyLayer
+
+    return all(type(layer) in (DynamicLayer, RoomyLayer) for layer in cache.layers)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from harness.calls import prompt, request_key
 from harness.models import Models
 from harness.models.python import THREADS
-from harness.records import HarnessError, Message, ModelSpec, Reply, Request, Sampling
+from harness.records import Case, HarnessError, Message, ModelSpec, Reply, Request, Sampling
 from harness.replies import BATCH_ROWS, Progress, Replies, batches
 from harness.store import Store
 
@@ -252,6 +252,22 @@ def test_the_models_of_a_case_share_the_room_of_the_longest_prompt(path: Path) -
     texts = [str(number) for number in range(10)]
     group = planned(replies, SPEC, texts) + planned(replies, replace(SPEC, few_shot=shot), texts)
     assert [len(batch) for batch in batches(group)] == [4, 4, 4, 4, 2, 2]
+
+
+def test_cases_that_begin_alike_stay_among_themselves(path: Path) -> None:
+    def case(number: int) -> Case:
+        rules = {0: "be brief", 1: "be kind"}.get(number % 3, f"rule {number}")
+        turns = ({"role": "system", "content": rules}, {"role": "user", "content": f"{number:03}"})
+        return Case("demo", str(number), turns)
+
+    replies = Replies(Store(path), Asked())
+    arms = [SPEC, replace(SPEC, name="one", adapter=Path("1")), replace(SPEC, system="obey")]
+    cases = [case(number) for number in range(150)]
+    cut = [batches([replies.plan(arm, c.messages, case=c) for c in cases]) for arm in arms]
+    ids = [[[r.case.id for r in batch if r.case] for batch in of_arm] for of_arm in cut]
+    assert ids[0] == ids[1] == ids[2]
+    kinds = [{int(one) % 3 for one in batch} for batch in ids[0]]
+    assert sorted(map(sorted, kinds)) == [[0], [1], [2]]
 
 
 def test_long_prompts_make_small_batches(path: Path) -> None:

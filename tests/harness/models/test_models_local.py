@@ -131,6 +131,19 @@ def test_a_model_that_sees_through_a_window_answers_the_same(tmp_path: Path) -> 
     assert together == [decode.generate(model, [row], stop={3}, pad=0)[0] for row in rows]
 
 
+def test_rows_that_end_at_all_lengths_answer_as_they_would_alone(tiny_base: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    from harness.models import decode
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_base).eval()
+    limits = (1, 3, 40, 70, 71, 150, 200)
+    rows = [decode.Row([5] * 9 + [7] * (n % 5) + [9 + n % 7], n) for n in limits]
+    together = decode.generate(model, rows, stop=(), pad=0)
+    assert [len(reply) for reply in together] == list(limits)
+    assert together == [decode.generate(model, [row], stop=(), pad=0)[0] for row in rows]
+
+
 def test_base_and_adapters_share_one_load_and_do_not_disturb_each_other(
     tiny_base: Path,
     make_adapter: Callable[..., Path],
