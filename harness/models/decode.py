@@ -11,10 +11,14 @@ the same replies: 4.1 s apart, 5.2 s apart without a shared beginning, 5.6 s mix
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any, Protocol
 
+PIECE_ROWS = 32
+FILLED_SHARE = 0.8
+"""Where less of a batch's tokens is not padding, its prompts are read in pieces."""
 KEPT_SHARE = 0.8
 """Finished rows leave the batch when at most this share of its rows still lives."""
 
@@ -115,10 +119,10 @@ class _Batch:
         self._cache: Any = None
         self._mask: Any = None
         self._last: Any = None
+        self._logits: Any = None
         prompts = [list(row.tokens) for row in rows]
         shared = self._read_shared(prompts)
         self._read(prompts, shared, pad)
-        self._make_room()
 
     def draw(self) -> list[int]:
         """Return the next token of each row."""
@@ -132,7 +136,9 @@ class _Batch:
         """Drop all rows but those at `places`; False where the model's cache does not allow it."""
         import torch
 
-        if not _is_plain(self._cache):
+        from harness.models.room import is_plain
+
+        if not is_plain(self._cache):
             return False
         chosen = torch.tensor(places, device=self._model.device)
         self._cache.batch_select_indices(chosen)
@@ -147,54 +153,89 @@ class _Batch:
         import torch
 
         self._mask = torch.cat([self._mask, torch.ones_like(self._last)], dim=-1)
-        self._forward(torch.tensor(tokens, device=self._model.device)[:, None], self._last + 1)
+        ids = torch.tensor(tokens, device=self._model.device)[:, None]
+        self._forward(ids, self._last + 1, self._mask)
 
     def _read_shared(self, prompts: list[list[int]]) -> int:
         """Read what all prompts begin with, once; return its length (0: nothing was read)."""
         import torch
+
+        from harness.models.room import is_plain
 
         shared = _shared_length(prompts) if len(prompts) > 1 else 0
         if not shared:
             return 0
         ids = torch.tensor([prompts[0][:shared]], device=self._model.device)
         cache = self._model(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values
-        if not _is_plain(cache):
+        if not is_plain(cache):
             return 0  # a sliding window would count the padding
-        cache.batch_repeat_interleave(len(prompts))
         self._cache = cache
         return shared
 
     def _read(self, prompts: list[list[int]], shared: int, pad: int) -> None:
+        """Read what is each prompt's own, those of similar length together."""
         import torch
 
-        device = self._model.device
-        longest = max(map(len, prompts))
+        from harness.models.room import Assembly, is_plain
+
+        device, beginning, longest = self._model.device, self._cache, max(map(len, prompts))
         gaps = [longest - len(prompt) for prompt in prompts]
         rests = [[pad] * gap + prompt[shared:] for gap, prompt in zip(gaps, prompts, strict=True)]
+        ids = torch.tensor(rests, device=device)
         self._mask = torch.ones(len(prompts), longest, dtype=torch.long, device=device)
         for at, gap in enumerate(gaps):
             self._mask[at, shared : shared + gap] = 0
-        places = (self._mask.cumsum(-1) - 1).clamp(min=0)
-        self._forward(torch.tensor(rests, device=device), places[:, shared:])
+        positions = (self._mask.cumsum(-1) - 1).clamp(min=0)[:, shared:]
 
-    def _make_room(self) -> None:
-        from harness.models.room import RoomyLayer
+        def read(piece: Any, gap: int) -> None:
+            mask = [self._mask[piece, :shared], self._mask[piece, shared + gap :]]
+            self._cache = _repeated(beginning, len(piece))
+            self._forward(ids[piece, gap:], positions[piece, gap:], torch.cat(mask, dim=-1))
 
-        if _is_plain(self._cache):
-            self._cache.layers = [RoomyLayer(layer) for layer in self._cache.layers]
+        whole, logits = Assembly(len(prompts), longest), ids.new_empty(0)
+        pieces = _pieces([len(prompt) - shared for prompt in prompts])
+        for places in pieces:
+            piece = torch.tensor(places, device=device)
+            read(piece, min(gaps[at] for at in places))
+            if not is_plain(self._cache):  # such a cache cannot be put together
+                if len(pieces) > 1:
+                    read(torch.arange(len(prompts), device=device), 0)
+                return
+            whole.add(piece, self._cache, shared)
+            if not logits.numel():
+                logits = self._logits.new_empty(len(prompts), self._logits.shape[-1])
+            logits[piece] = self._logits
+        self._cache.layers, self._logits, self._last = whole.layers(), logits, positions[:, -1:]
 
-    def _forward(self, ids: Any, places: Any) -> None:
+    def _forward(self, ids: Any, positions: Any, mask: Any) -> None:
         out = self._model(
             input_ids=ids,
-            attention_mask=self._mask,
-            position_ids=places,
+            attention_mask=mask,
+            position_ids=positions,
             past_key_values=self._cache,
             use_cache=True,
             logits_to_keep=1,
         )
         self._cache = out.past_key_values
-        self._last = places[:, -1:]
+        self._last = positions[:, -1:]
         self._logits = out.logits[:, -1].float()
+
+
+def _repeated(cache: Any, rows: int) -> Any:
+    """Return a copy of what one row read for so many rows; None where nothing was read."""
+    if cache is None:
+        return None
+    copied = deepcopy(cache)
+    copied.batch_repeat_interleave(rows)
+    return copied
+
+
+def _pieces(lengths: Sequence[int]) -> list[list[int]]:
+    """Return places of rows that are read together, so that they do not pad each other much."""
+    if sum(lengths) >= FILLED_SHARE * len(lengths) * max(lengths):
+        return [list(range(len(lengths)))]
+    ordered = sorted(range(len(lengths)), key=lengths.__getitem__)
+    return [ordered[start : start + PIECE_ROWS] for start in range(0, len(ordered), PIECE_ROWS)]
 
 
 def _chosen(logits: Any, row: Row, generator: Any) -> int:
@@ -232,12 +273,3 @@ def _shared_length(prompts: Sequence[Sequence[int]]) -> int:
     """Return how many first tokens are the same in all prompts, one token left to each."""
     same = takewhile(lambda column: len(set(column)) == 1, zip(*prompts, strict=False))
     return min(sum(1 for _ in same), min(map(len, prompts)) - 1)
-
-
-def _is_plain(cache: Any) -> bool:
-    """Whether every layer sees all that was read: no sliding window, no recurrent state."""
-    from transformers.cache_utils import DynamicLayer
-
-    from harness.models.room import RoomyLayer
-
-    return all(type(layer) in (DynamicLayer, RoomyLayer) for layer in cache.layers)

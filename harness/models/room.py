@@ -18,12 +18,12 @@ ROOM = 64
 class RoomyLayer(DynamicLayer):  # type: ignore[misc]
     """A plain layer whose `keys` and `values` are the filled part of larger tensors."""
 
-    def __init__(self, read: DynamicLayer) -> None:
-        """Go on from what `read` holds."""
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor, length: int) -> None:
+        """Take over tensors (rows, heads, positions, size) of which `length` positions are read."""
         super().__init__()
-        self.lazy_initialization(read.keys, read.values)
-        self.keys, self.values = read.keys, read.values
-        self._all_keys, self._all_values = read.keys, read.values
+        self.lazy_initialization(keys, values)
+        self._all_keys, self._all_values = keys, values
+        self.keys, self.values = keys[..., :length, :], values[..., :length, :]
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
@@ -38,10 +38,47 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]
 
 def _appended(whole: torch.Tensor, filled: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
     """Return the tensor that holds `filled` and `new`: `whole` where that has room for it."""
-    begin, rows = filled.shape[-2], filled.shape[0]
-    end = begin + new.shape[-2]
-    if whole.shape[0] != rows or whole.shape[-2] < end:  # rows have left, or it is full
-        whole = filled.new_empty((*filled.shape[:-2], end + ROOM, filled.shape[-1]))
+    begin, end = filled.shape[-2], filled.shape[-2] + new.shape[-2]
+    if whole.shape[0] != len(filled) or whole.shape[-2] < end:  # rows have left, or it is full
+        whole = roomy(filled, len(filled), end)
         whole[..., :begin, :] = filled
     whole[..., begin:end, :] = new
     return whole
+
+
+def roomy(like: torch.Tensor, rows: int, length: int) -> torch.Tensor:
+    """Return a tensor of zeros for `rows` with room beyond `length` positions."""
+    return like.new_zeros((rows, like.shape[1], length + ROOM, like.shape[3]))
+
+
+def is_plain(cache: Any) -> bool:
+    """Whether every layer sees all that was read: no sliding window, no recurrent state."""
+    return all(type(layer) in (DynamicLayer, RoomyLayer) for layer in cache.layers)
+
+
+class Assembly:
+    """One cache for all rows of a batch, put together from pieces that were read apart."""
+
+    def __init__(self, rows: int, length: int) -> None:
+        self._rows, self._length = rows, length
+        self._tensors: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def add(self, places: torch.Tensor, cache: Any, shared: int) -> None:
+        """Put the piece of the rows `places` in: `shared` positions first, the rest at the end."""
+        if not self._tensors:
+            self._tensors = [
+                (
+                    roomy(layer.keys, self._rows, self._length),
+                    roomy(layer.values, self._rows, self._length),
+                )
+                for layer in cache.layers
+            ]
+        for (keys, values), layer in zip(self._tensors, cache.layers, strict=True):
+            for whole, piece in ((keys, layer.keys), (values, layer.values)):
+                begin = self._length - (piece.shape[-2] - shared)
+                whole[places, :, :shared] = piece[..., :shared, :]
+                whole[places, :, begin : self._length] = piece[..., shared:, :]
+
+    def layers(self) -> list[RoomyLayer]:
+        """Return the layers of the whole cache."""
+        return [RoomyLayer(keys, values, self._length) for keys, values in self._tensors]

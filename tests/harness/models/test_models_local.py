@@ -131,17 +131,22 @@ def test_a_model_that_sees_through_a_window_answers_the_same(tmp_path: Path) -> 
     assert together == [decode.generate(model, [row], stop={3}, pad=0)[0] for row in rows]
 
 
-def test_rows_that_end_at_all_lengths_answer_as_they_would_alone(tiny_base: Path) -> None:
+@pytest.mark.parametrize("shared", [0, 9])
+def test_rows_of_all_lengths_answer_as_they_would_alone(tiny_base: Path, shared: int) -> None:
     from transformers import AutoModelForCausalLM
 
     from harness.models import decode
 
     model = AutoModelForCausalLM.from_pretrained(tiny_base).eval()
-    limits = (1, 3, 40, 70, 71, 150, 200)
-    rows = [decode.Row([5] * 9 + [7] * (n % 5) + [9 + n % 7], n) for n in limits]
+    limits = [(1, 3, 40, 70, 71, 90, 150)[n % 7] for n in range(decode.PIECE_ROWS + 8)]
+    rows = [
+        decode.Row([5] * shared + [7 + n % 5] * (2 * n % 75 + 1) + [9], limit)
+        for n, limit in enumerate(limits)
+    ]
     together = decode.generate(model, rows, stop=(), pad=0)
-    assert [len(reply) for reply in together] == list(limits)
-    assert together == [decode.generate(model, [row], stop=(), pad=0)[0] for row in rows]
+    assert [len(reply) for reply in together] == limits
+    for at in range(0, len(rows), 3):
+        assert decode.generate(model, [rows[at]], stop=(), pad=0) == [together[at]]
 
 
 def test_base_and_adapters_share_one_load_and_do_not_disturb_each_other(
