@@ -183,15 +183,21 @@ def _fingerprint(project: Project) -> str:
 
 def _reuse(project: Project) -> None:
     """Take over what `make evals` trained and asked in this checkout, where it is the same."""
-    made, home = REPO / ".harness", project.home
-    trained = Path("candidates", _fingerprint(project))
-    if (made / trained).is_dir() and (made / "store.sqlite").is_file():
-        shutil.copytree(made / trained, home / trained)
-        with (
-            closing(sqlite3.connect(made / "store.sqlite")) as theirs,
-            closing(sqlite3.connect(home / "store.sqlite")) as ours,
-        ):
-            theirs.backup(ours)
+    made = REPO / ".harness"
+    trained = made / "candidates" / _fingerprint(project)
+    if trained.is_dir() and (made / "store.sqlite").is_file():
+        _take_over(made, project)
+
+
+def _take_over(made: Path, project: Project) -> None:
+    """Copy the shipped candidate and all replies from the folder `made`."""
+    home, trained = project.home, Path("candidates", _fingerprint(project))
+    shutil.copytree(made / trained, home / trained)
+    with (
+        closing(sqlite3.connect(made / "store.sqlite")) as theirs,
+        closing(sqlite3.connect(home / "store.sqlite")) as ours,
+    ):
+        theirs.backup(ours)
 
 
 @pytest.fixture(scope="session")
@@ -215,8 +221,11 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> Shipped:
 
 @pytest.fixture
 def project(shipped: Shipped, tmp_path: Path) -> Project:
-    """A copy of the shipped project with the candidates and replies of the session."""
-    return _copy(tmp_path, store=str(shipped.project.home))
+    """A copy of the shipped project, its candidate and its replies: no test waits for another."""
+    assert shipped.first_run.status == 0
+    project = _copy(tmp_path)
+    _take_over(shipped.project.home, project)
+    return project
 
 
 @pytest.fixture

@@ -77,8 +77,7 @@ def test_a_second_run_trains_nothing_asks_nothing_and_says_the_same(shipped, pro
     assert second.results["cases"] == first.results["cases"]
 
 
-def test_an_edited_case_is_asked_once_per_model_and_nothing_else(shipped, project):
-    assert shipped.first_run.status == 0
+def test_an_edited_case_is_asked_once_per_model_and_nothing_else(project):
     rows = project.rows("datasets/tickets/test.jsonl")
     rows[7]["messages"][1]["content"] += " Oh, and greetings from Ostrava."
     project.write_rows("datasets/tickets/test.jsonl", rows)
@@ -87,8 +86,7 @@ def test_an_edited_case_is_asked_once_per_model_and_nothing_else(shipped, projec
     assert run.trained() == []
 
 
-def test_an_edited_gate_asks_nothing_and_changes_the_verdict(shipped, project):
-    assert shipped.first_run.status == 0
+def test_an_edited_gate_asks_nothing_and_changes_the_verdict(project):
     project.configure(
         gates={**project.settings["gates"], "tickets.field_accuracy": {"better_by": 0.9}}
     )
@@ -98,8 +96,7 @@ def test_an_edited_gate_asks_nothing_and_changes_the_verdict(shipped, project):
     assert run.failed_gates() == {"tickets.field_accuracy"}
 
 
-def test_an_edited_check_asks_nothing_and_changes_the_verdict(shipped, project):
-    assert shipped.first_run.status == 0
+def test_an_edited_check_asks_nothing_and_changes_the_verdict(project):
     schema = json.loads((project.root / "datasets/tickets/schema.json").read_text("utf-8"))
     schema["properties"]["urgency"] = {"const": "high"}
     project.write("datasets/tickets/schema.json", json.dumps(schema))
@@ -134,8 +131,7 @@ def test_the_judge_checks_say_what_they_need(shipped):
     assert "tool.harness.judges.NAME = { model =" in told
 
 
-def test_one_setting_makes_the_judge_checks_run(shipped, project):
-    assert shipped.first_run.status == 0
+def test_one_setting_makes_the_judge_checks_run(project):
     with ScriptedJudge(lambda asked: asked.verdict(VERDICTS[asked.kind])) as judge:
         strict = {"model": "openai:strict", "base_url": judge.url}
         project.configure(judges={"strict": strict})
