@@ -110,7 +110,7 @@ def test_a_fifth_of_one_fields_labels_corrupted_fails_against_production(shipped
         candidates={"retrain": _recipe(project, epochs=1, **SHORT)},
         gates={},
     )
-    run = project.run("-n", "2")
+    run = project.run()
     _fails(run, "tickets.category_accuracy", "retrain")
     assert _named(run, "tickets.category_accuracy")
 
