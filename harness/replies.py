@@ -226,15 +226,14 @@ class Replies:
     def _keep(self, waiting: Mapping[str, Request], answers: Mapping[str, Reply]) -> None:
         """Store what can be used again, and count what it cost."""
         good = {key: reply for key, reply in answers.items() if _lasts(reply)}
-        calls = {
-            key: StoredCall(one.label, outline_of(self._models, one), one.model.spec)
-            for key in good
-            if (one := waiting[key])
-        }
+        calls = {key: self._call(waiting[key]) for key in good}
         self._store.put_replies(good, calls)
         self._pass_on({key: reply for key, reply in answers.items() if key not in good})
         self._asked.update({key: waiting[key].model.name for key in answers})
         self._spent += math.fsum(self._cost(waiting[key], answers[key]) for key in answers)
+
+    def _call(self, request: Request) -> StoredCall:
+        return StoredCall(request.label, outline_of(self._models, request), request.model.spec)
 
     def _pass_on(self, replies: Mapping[str, Reply]) -> None:
         """Tell the other processes of the run what is not stored for later ones."""
