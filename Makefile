@@ -3,6 +3,8 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 # One thread per worker: two trainings at once get further than one with two threads.
 PARALLEL := OMP_NUM_THREADS=1
+# Where it is set, every process compiles all of the project anew, which takes it most of a second.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: evals test check bench format
 

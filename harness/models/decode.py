@@ -1,7 +1,8 @@
 """Batched generation with one local model: exact, seeded per request, no work on finished rows.
 
 Why not `model.generate`: it goes on with every row until the last one ends, computes a few-shot
-prefix once per row, and draws one stream of random numbers for the whole batch.
+prefix once per row, and draws one stream of random numbers for the whole batch. Here rows leave
+when they end, and the next batch joins those that go on: a few long replies keep nobody waiting.
 
 A batch is of one model: PEFT can answer for base and adapters in one batch (`adapter_names`), but
 their prompts seldom begin alike. Measured on one core, 24 shipped tickets x (base + candidate) with
@@ -10,17 +11,22 @@ the same replies: 4.1 s apart, 5.2 s apart without a shared beginning, 5.6 s mix
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+import math
+import time
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
-from itertools import takewhile
+from dataclasses import dataclass, field
+from itertools import chain, takewhile
 from typing import Any, Protocol
 
-PIECE_ROWS = 32
+PIECE_ROWS = 16
 FILLED_SHARE = 0.8
 """Where less of a batch's tokens is not padding, its prompts are read in pieces."""
-KEPT_SHARE = 0.8
+KEPT_SHARE = 0.9
 """Finished rows leave the batch when at most this share of its rows still lives."""
+JOINED = 1.1
+"""A batch joins rows that go on where both together come to at most so many times the tokens of the
+largest batch so far, and to at most so many times what they take apart."""
 
 
 class Guide(Protocol):
@@ -40,7 +46,7 @@ class Guide(Protocol):
         """Hear that `token` has come."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Row:
     """One prompt: its tokens (at least one), how many may follow, and how they are drawn.
 
@@ -57,6 +63,18 @@ class Row:
     guide: Guide | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A row and what was generated for it: up to a stop token, which is there too, or its limit.
+
+    `tokens` is None where the memory does not hold the row. `seconds` is its share of the time.
+    """
+
+    row: Row
+    tokens: list[int] | None
+    seconds: float
+
+
 def text_of(tokenizer: Any, tokens: Sequence[int]) -> str:
     """Return what the model said in `tokens`, spaces as they are."""
     text: str = tokenizer.decode(
@@ -65,160 +83,304 @@ def text_of(tokenizer: Any, tokens: Sequence[int]) -> str:
     return text
 
 
-def generate(model: Any, rows: Sequence[Row], stop: Collection[int], pad: int) -> list[list[int]]:
-    """Return the generated tokens of each row; they end with a `stop` token or at the limit.
+def room(rows: Iterable[Row]) -> int:
+    """Return how many tokens `rows` can come to in one batch, the padding included."""
+    sizes = [len(row.tokens) + row.limit for row in rows]
+    return len(sizes) * max(sizes, default=0)
 
-    `model` is a causal language model of transformers in eval mode. What all prompts begin with
-    is computed once; the padding stands behind it, on the left of what is each prompt's own.
+
+class Stream:
+    """Generates for batches in their order; iterating yields rows as they leave.
+
+    `model` is a causal language model of transformers in eval mode. What all prompts of a batch
+    begin with is computed once; the padding stands behind it, on the left of what is each
+    prompt's own. Two batches of together `most` tokens or more (see `room`) are not joined.
     """
-    import torch
 
-    with torch.inference_mode():
-        for guided in filter(None, (row.guide for row in rows)):
-            guided.begin()
-        batch = _Batch(model, rows, pad)
-        replies: list[list[int]] = [[] for _ in rows]
-        living = list(range(len(rows)))  # in the order of the batch
-        while True:
-            tokens = batch.draw()
-            for row, token in zip(living, tokens, strict=True):
-                if not _ended(replies[row], rows[row], stop):
-                    _append(replies[row], token, rows[row])
-            kept = [
-                at for at, row in enumerate(living) if not _ended(replies[row], rows[row], stop)
-            ]
-            if not kept:
-                return replies
-            if len(kept) <= KEPT_SHARE * len(living) and batch.keep(kept):
-                living = [living[at] for at in kept]
-                tokens = [tokens[at] for at in kept]
-            batch.step(tokens)
+    def __init__(
+        self,
+        model: Any,
+        batches: Iterable[Sequence[Row]],
+        stop: Collection[int],
+        pad: int,
+        most: float = math.inf,
+    ) -> None:
+        self._batch = _Batch(model, stop, pad)
+        self._waiting = filter(None, batches)
+        self._next = next(self._waiting, ())
+        self._reading: Sequence[Row] = ()
+        self._most = most
+        self._largest = 0
+
+    def __iter__(self) -> Iterator[list[Ended]]:
+        while self._next or self._batch.rows:
+            if self._next and self._fits(self._next):
+                self._reading, self._next = self._next, next(self._waiting, ())
+                self._batch.read(self._reading)
+                self._reading = ()
+            if ended := self._batch.draw():
+                yield ended
+            self._batch.step()
+
+    @property
+    def at_work(self) -> list[Row]:
+        """The rows that are begun and have not left."""
+        return [*self._batch.rows, *self._reading]
+
+    @property
+    def rest(self) -> Iterator[Sequence[Row]]:
+        """The batches that are not begun."""
+        return chain(filter(None, [self._next]), self._waiting)
+
+    def _fits(self, rows: Sequence[Row]) -> bool:
+        living, width = self._batch.living, self._batch.width
+        self._largest = max(self._largest, room(rows))
+        if not living:
+            return True
+        longest = max(len(row.tokens) for row in rows)
+        read = len(living) * width + len(rows) * longest
+        padded = (len(living) + len(rows)) * max(width, longest)
+        together = room([*living, *rows])
+        is_small = together < self._most and together <= JOINED * self._largest
+        return self._batch.can_grow and is_small and padded <= JOINED * read
 
 
-def _append(reply: list[int], token: int, row: Row) -> None:
-    reply.append(token)
-    if row.guide:
-        row.guide.take(token)
+@dataclass(slots=True)
+class _Growing:
+    """A row with what was generated so far."""
 
+    row: Row
+    stop: Collection[int]
+    generator: Any
+    tokens: list[int] = field(default_factory=list)
+    seconds: float = 0.0
 
-def _ended(reply: Sequence[int], row: Row, stop: Collection[int]) -> bool:
-    if row.guide and row.guide.done:
-        return True
-    return len(reply) >= row.limit or (bool(reply) and reply[-1] in stop)
+    @property
+    def is_over(self) -> bool:
+        if self.row.guide and self.row.guide.done:
+            return True
+        full = len(self.tokens) >= self.row.limit
+        return full or (bool(self.tokens) and self.tokens[-1] in self.stop)
+
+    def take(self, token: int) -> None:
+        """Append a token."""
+        self.tokens.append(token)
+        if self.row.guide:
+            self.row.guide.take(token)
+
+    def drawn(self, logits: Any, likeliest: int) -> int:
+        """Return the next token."""
+        if self.row.temperature > 0 or (self.row.guide and not self.row.guide.done):
+            return _chosen(logits, self.row, self.generator)
+        return likeliest
 
 
 class _Batch:
     """What the model has read so far, row by row, and the logits of what comes next."""
 
-    def __init__(self, model: Any, rows: Sequence[Row], pad: int) -> None:
-        import torch
-
-        self._model = model
-        self._rows = list(rows)
-        self._generators = [torch.Generator().manual_seed(row.seed) for row in rows]
+    def __init__(self, model: Any, stop: Collection[int], pad: int) -> None:
+        self._model, self._stop, self._pad = model, stop, pad
+        self._rows: list[_Growing] = []
+        self._tokens: list[int] = []
         self._cache: Any = None
         self._mask: Any = None
         self._last: Any = None
         self._logits: Any = None
-        prompts = [list(row.tokens) for row in rows]
-        shared = self._read_shared(prompts)
-        self._read(prompts, shared, pad)
 
-    def draw(self) -> list[int]:
-        """Return the next token of each row."""
-        tokens: list[int] = self._logits.argmax(-1).tolist()
-        for at, row in enumerate(self._rows):
-            if row.temperature > 0 or (row.guide and not row.guide.done):
-                tokens[at] = _chosen(self._logits[at], row, self._generators[at])
-        return tokens
+    @property
+    def rows(self) -> list[Row]:
+        """The rows that have not left."""
+        return [one.row for one in self._rows]
 
-    def keep(self, places: list[int]) -> bool:
-        """Drop all rows but those at `places`; False where the model's cache does not allow it."""
-        import torch
+    @property
+    def living(self) -> list[Row]:
+        """The rows that go on."""
+        return [one.row for one in self._rows if not one.is_over]
 
+    @property
+    def width(self) -> int:
+        """How many tokens of each row are read, the padding included."""
+        return self._mask.shape[1] if self._rows else 0
+
+    @property
+    def can_grow(self) -> bool:
+        """Whether rows can leave and join; the caches of some models do not allow it."""
         from harness.models.room import is_plain
 
-        if not is_plain(self._cache):
-            return False
+        return self._cache is None or is_plain(self._cache)
+
+    def read(self, rows: Sequence[Row]) -> None:
+        """Take in rows and read their prompts; those that are there already keep their place."""
+        import torch
+
+        started = time.perf_counter()
+        for guided in filter(None, (row.guide for row in rows)):
+            guided.begin()
+        with torch.inference_mode():
+            self._read([list(row.tokens) for row in rows])
+        self._rows += [
+            _Growing(row, self._stop, torch.Generator().manual_seed(row.seed)) for row in rows
+        ]
+        self._share(started, self._rows[-len(rows) :])
+
+    def draw(self) -> list[Ended]:
+        """Append the next token of each row that goes on; return the rows that left."""
+        import torch
+
+        started = time.perf_counter()
+        growing = [one for one in self._rows if not one.is_over]
+        self._tokens = self._logits.argmax(-1).tolist()
+        for at, one in enumerate(self._rows):
+            if not one.is_over:
+                self._tokens[at] = one.drawn(self._logits[at], self._tokens[at])
+                one.take(self._tokens[at])
+        self._share(started, growing)
+        kept = [at for at, one in enumerate(self._rows) if not one.is_over]
+        if not self._is_time(len(kept)):
+            return []
+        gone = [one for one in self._rows if one.is_over]
+        with torch.inference_mode():
+            self._keep(_closed_up(kept))
+        return [Ended(one.row, one.tokens, one.seconds) for one in gone]
+
+    def step(self) -> None:
+        """Read the tokens that were drawn."""
+        import torch
+
+        if not self._rows:
+            return
+        started = time.perf_counter()
+        self._mask = torch.cat([self._mask, torch.ones_like(self._last)], dim=-1)
+        self._last = self._last + 1
+        ids = torch.tensor(self._tokens, device=self._model.device)[:, None]
+        with torch.inference_mode():
+            self._cache, self._logits = self._forward(self._cache, ids, self._last, self._mask)
+        self._share(started, [one for one in self._rows if not one.is_over])
+
+    def _is_time(self, kept: int) -> bool:
+        return not kept or (self.can_grow and kept <= KEPT_SHARE * len(self._rows))
+
+    def _share(self, started: float, rows: Sequence[_Growing]) -> None:
+        for one in rows:
+            one.seconds += (time.perf_counter() - started) / len(rows)
+
+    def _keep(self, places: list[int]) -> None:
+        """Drop all rows but those at `places`."""
+        import torch
+
+        self._rows = [self._rows[at] for at in places]
+        self._tokens = [self._tokens[at] for at in places]
+        if not places:
+            self._cache = self._mask = self._last = self._logits = None
+            return
         chosen = torch.tensor(places, device=self._model.device)
         self._cache.batch_select_indices(chosen)
         self._mask = self._mask[chosen]
         self._last = self._last[chosen]
-        self._rows = [self._rows[at] for at in places]
-        self._generators = [self._generators[at] for at in places]
-        return True
 
-    def step(self, tokens: list[int]) -> None:
-        """Read one more token per row."""
+    def _read(self, prompts: list[list[int]]) -> None:
+        """Read what is each prompt's own, those of similar length together."""
         import torch
 
-        self._mask = torch.cat([self._mask, torch.ones_like(self._last)], dim=-1)
-        ids = torch.tensor(tokens, device=self._model.device)[:, None]
-        self._forward(ids, self._last + 1, self._mask)
+        from harness.models.room import Assembly, is_plain
 
-    def _read_shared(self, prompts: list[list[int]]) -> int:
-        """Read what all prompts begin with, once; return its length (0: nothing was read)."""
+        shared, beginning = self._read_shared(prompts)
+        old, before = len(self._rows), self.width
+        length = max(before, *map(len, prompts))
+        new = _Prompts(prompts, shared, length, self._pad, self._model.device)
+
+        def read(places: Sequence[int]) -> tuple[Any, Any]:
+            return self._forward(_repeated(beginning, len(places)), *new.part(places))
+
+        whole, logits = Assembly(old + len(prompts), length), []
+        if old:
+            whole.add(range(old), self._cache, 0)
+        pieces = _pieces([len(prompt) - shared for prompt in prompts])
+        for places in pieces:
+            cache, last = read(places)
+            if not is_plain(cache):  # such a cache cannot be put together
+                together = (cache, last) if len(pieces) == 1 else read(range(len(prompts)))
+                self._begin(*together, new)
+                return
+            whole.add([old + at for at in places], cache, shared)
+            logits.append(last)
+        cache.layers = whole.layers()
+        order = torch.tensor(list(chain.from_iterable(pieces)), device=self._model.device)
+        ready = torch.cat(logits)[order.argsort()]
+        if not old:
+            self._begin(cache, ready, new)
+            return
+        padded = torch.nn.functional.pad(self._mask, (length - before, 0))
+        self._cache, self._logits = cache, torch.cat([self._logits, ready])
+        self._mask = torch.cat([padded, new.mask])
+        self._last = torch.cat([self._last, new.last])
+
+    def _begin(self, cache: Any, logits: Any, prompts: _Prompts) -> None:
+        self._cache, self._logits = cache, logits
+        self._mask, self._last = prompts.mask, prompts.last
+
+    def _read_shared(self, prompts: list[list[int]]) -> tuple[int, Any]:
+        """Read what all prompts begin with, once; return its length and the cache (0: none)."""
         import torch
 
         from harness.models.room import is_plain
 
         shared = _shared_length(prompts) if len(prompts) > 1 else 0
         if not shared:
-            return 0
+            return 0, None
         ids = torch.tensor([prompts[0][:shared]], device=self._model.device)
         cache = self._model(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values
-        if not is_plain(cache):
-            return 0  # a sliding window would count the padding
-        self._cache = cache
-        return shared
+        # A sliding window would count the padding.
+        return (shared, cache) if is_plain(cache) else (0, None)
 
-    def _read(self, prompts: list[list[int]], shared: int, pad: int) -> None:
-        """Read what is each prompt's own, those of similar length together."""
-        import torch
-
-        from harness.models.room import Assembly, is_plain
-
-        device, beginning, longest = self._model.device, self._cache, max(map(len, prompts))
-        gaps = [longest - len(prompt) for prompt in prompts]
-        rests = [[pad] * gap + prompt[shared:] for gap, prompt in zip(gaps, prompts, strict=True)]
-        ids = torch.tensor(rests, device=device)
-        self._mask = torch.ones(len(prompts), longest, dtype=torch.long, device=device)
-        for at, gap in enumerate(gaps):
-            self._mask[at, shared : shared + gap] = 0
-        positions = (self._mask.cumsum(-1) - 1).clamp(min=0)[:, shared:]
-
-        def read(piece: Any, gap: int) -> None:
-            mask = [self._mask[piece, :shared], self._mask[piece, shared + gap :]]
-            self._cache = _repeated(beginning, len(piece))
-            self._forward(ids[piece, gap:], positions[piece, gap:], torch.cat(mask, dim=-1))
-
-        whole, logits = Assembly(len(prompts), longest), ids.new_empty(0)
-        pieces = _pieces([len(prompt) - shared for prompt in prompts])
-        for places in pieces:
-            piece = torch.tensor(places, device=device)
-            read(piece, min(gaps[at] for at in places))
-            if not is_plain(self._cache):  # such a cache cannot be put together
-                if len(pieces) > 1:
-                    read(torch.arange(len(prompts), device=device), 0)
-                return
-            whole.add(piece, self._cache, shared)
-            if not logits.numel():
-                logits = self._logits.new_empty(len(prompts), self._logits.shape[-1])
-            logits[piece] = self._logits
-        self._cache.layers, self._logits, self._last = whole.layers(), logits, positions[:, -1:]
-
-    def _forward(self, ids: Any, positions: Any, mask: Any) -> None:
+    def _forward(self, cache: Any, ids: Any, positions: Any, mask: Any) -> tuple[Any, Any]:
+        """Return the cache and the logits of what follows the last of `ids`, row by row."""
         out = self._model(
             input_ids=ids,
             attention_mask=mask,
             position_ids=positions,
-            past_key_values=self._cache,
+            past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
         )
-        self._cache = out.past_key_values
-        self._last = positions[:, -1:]
-        self._logits = out.logits[:, -1].float()
+        return out.past_key_values, out.logits[:, -1].float()
+
+
+class _Prompts:
+    """Prompts of one length: padded between the `shared` tokens and what is each one's own."""
+
+    def __init__(
+        self, prompts: list[list[int]], shared: int, length: int, pad: int, device: Any
+    ) -> None:
+        import torch
+
+        self._shared = shared
+        self._gaps = [length - len(prompt) for prompt in prompts]
+        rests = [
+            [pad] * gap + prompt[shared:] for gap, prompt in zip(self._gaps, prompts, strict=True)
+        ]
+        self._ids = torch.tensor(rests, device=device)
+        self.mask = torch.ones(len(prompts), length, dtype=torch.long, device=device)
+        for at, gap in enumerate(self._gaps):
+            self.mask[at, shared : shared + gap] = 0
+        self._positions = (self.mask.cumsum(-1) - 1).clamp(min=0)[:, shared:]
+        self.last = self._positions[:, -1:]
+
+    def part(self, places: Sequence[int]) -> tuple[Any, Any, Any]:
+        """Return tokens, positions and mask of some prompts, without the padding of all of them."""
+        import torch
+
+        chosen = torch.tensor(places, device=self._ids.device)
+        gap = min(self._gaps[at] for at in places)
+        mask = self.mask[chosen]
+        seen = torch.cat([mask[:, : self._shared], mask[:, self._shared + gap :]], dim=-1)
+        return self._ids[chosen, gap:], self._positions[chosen, gap:], seen
+
+
+def _closed_up(places: list[int]) -> list[int]:
+    """Return the places so that only those move that lie beyond as many as there are."""
+    staying, beyond = {at for at in places if at < len(places)}, iter(reversed(places))
+    return [at if at in staying else next(beyond) for at in range(len(places))]
 
 
 def _repeated(cache: Any, rows: int) -> Any:

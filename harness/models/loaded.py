@@ -7,11 +7,11 @@ import json
 import logging
 import math
 import os
-import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -83,23 +83,36 @@ class Loaded:
         """Whether all of `adapters` at `home` are here."""
         return home == self._home and all(path in self._names for path in adapters)
 
-    def answer(
-        self, batch: Sequence[Request], wishes: Mapping[str, Wish] | None = None
-    ) -> dict[str, Reply]:
-        """Return key -> reply of a batch of one model; `wishes` are some of them's, by key."""
-        started = time.perf_counter()
+    def answers(
+        self,
+        adapter: Path | None,
+        batches: Iterable[Sequence[Request]],
+        wishes: Mapping[str, Wish] | None = None,
+    ) -> Iterator[dict[str, Reply]]:
+        """Yield replies by key as they end; all of `batches` are for the model with `adapter`.
+
+        `wishes` are those of some requests, by key.
+        """
         given = wishes or {}
-        prompts = {
-            request.key: self._row(request, given.get(request.key, NO_WISH)) for request in batch
-        }
-        rows = {key: row for key, row in prompts.items() if isinstance(row, decode.Row)}
-        with self._active(batch[0].model.adapter):
-            generated = self._generated(list(rows.values()))
-        seconds = (time.perf_counter() - started) / len(batch)
-        replies = {key: row for key, row in prompts.items() if isinstance(row, Reply)}
-        for (key, row), tokens in zip(rows.items(), generated, strict=True):
-            replies[key] = self._reply(row, tokens, seconds)
-        return replies
+        asked: dict[decode.Row, Request] = {}
+        refused: dict[str, Reply] = {}
+
+        def rows_of(batch: Sequence[Request]) -> list[decode.Row]:
+            rows = []
+            for request in batch:
+                row = self._row(request, given.get(request.key, NO_WISH))
+                if isinstance(row, Reply):
+                    refused[request.key] = row
+                else:
+                    asked[row] = request
+                    rows.append(row)
+            return rows
+
+        with self._active(adapter):
+            for ended in self._ended(map(rows_of, batches)):
+                yield {asked.pop(one.row).key: self._reply(one) for one in ended}
+        if refused:
+            yield refused
 
     def close(self) -> None:
         """Free the memory."""
@@ -184,39 +197,46 @@ class Loaded:
         guide = Following(self._tokenizer, wish, self._stop) if wish.followed else None
         return decode.Row(tokens, limit, sampling.temperature, seed, wish.top_p, guide)
 
-    def _generated(self, rows: list[decode.Row]) -> list[list[int] | None]:
-        """Return each row's tokens, None where the memory does not hold even one row.
+    def _ended(self, batches: Iterable[Sequence[decode.Row]]) -> Iterator[list[decode.Ended]]:
+        """Yield the rows of `batches` as they end, without tokens where no memory holds one."""
+        rest = iter(batches)
+        while True:
+            cut = chain.from_iterable(map(self._cut, rest))
+            stream = decode.Stream(self._model, cut, self._stop, self._pad, self._too_large)
+            try:
+                yield from stream
+                return
+            except (RuntimeError, MemoryError) as problem:
+                if not _is_memory(problem):
+                    raise
+            # Outside of the handler: the exception holds on to the tensors.
+            stuck, rest = stream.at_work, stream.rest
+            del stream
+            _free()
+            self._too_large = min(self._too_large, decode.room(stuck))
+            if len(stuck) == 1:
+                yield [decode.Ended(stuck[0], None, 0.0)]
+            else:
+                rest = chain([stuck], rest)
+
+    def _cut(self, rows: Sequence[decode.Row]) -> Iterator[Sequence[decode.Row]]:
+        """Yield `rows` in parts that the memory can hold, as far as that is known.
 
         Halved by size alone, so that the candidates' rows stay in the company that the base's had.
         """
-        if len(rows) <= 1 or _room(rows) < self._too_large:
-            generated = self._tried(rows)
-            if generated is not None:
-                return generated
-            if len(rows) == 1:
-                return [None]
-            self._too_large = _room(rows)
+        if len(rows) <= 1 or decode.room(rows) < self._too_large:
+            yield rows
+            return
         half = len(rows) // 2
-        return self._generated(rows[:half]) + self._generated(rows[half:])
-
-    def _tried(self, rows: list[decode.Row]) -> list[list[int] | None] | None:
-        """Return each row's tokens, or None where the memory does not hold all rows."""
-        if not rows:
-            return []
-        try:
-            return [*decode.generate(self._model, rows, self._stop, self._pad)]
-        except (RuntimeError, MemoryError) as problem:
-            if not _is_memory(problem):
-                raise
-        # Outside of the handler: the exception holds on to the tensors.
-        _free()
-        return None
+        yield from self._cut(rows[:half])
+        yield from self._cut(rows[half:])
 
     @property
     def _pad(self) -> int:
         return self._tokenizer.pad_token_id or 0
 
-    def _reply(self, row: decode.Row, tokens: list[int] | None, seconds: float) -> Reply:
+    def _reply(self, ended: decode.Ended) -> Reply:
+        row, tokens = ended.row, ended.tokens
         if tokens is None:
             return Reply(error=f"out of memory with a prompt of {len(row.tokens)} tokens")
         stopped = bool(tokens) and tokens[-1] in self._stop
@@ -228,14 +248,9 @@ class Loaded:
             text=text,
             prompt_tokens=len(row.tokens),
             completion_tokens=len(tokens),
-            latency_s=seconds,
+            latency_s=ended.seconds,
             finish_reason="stop" if stopped else "length",
         )
-
-
-def _room(rows: Sequence[decode.Row]) -> int:
-    """Return how many tokens `rows` can come to, the padding included."""
-    return len(rows) * max(len(row.tokens) + row.limit for row in rows)
 
 
 def _free() -> None:

@@ -6,6 +6,7 @@ torch is imported when a request is not in the cache, never to tell a model's id
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.models import weights
@@ -39,7 +40,7 @@ class Provider:
         }
 
     def ask(self, batches: Sequence[Sequence[Request]]) -> Iterator[dict[str, Reply]]:
-        """Yield the replies of one batch after the other, those of one loaded base together."""
+        """Yield replies as they end; models on one base one after the other, on one load of it."""
         from harness.models.loaded import home_of
 
         homes: dict[Home, list[Sequence[Request]]] = {}
@@ -47,8 +48,8 @@ class Provider:
             homes.setdefault(home_of(batch[0].model), []).append(batch)
         for home, own in homes.items():
             loaded = self._load(home, [batch[0].model for batch in own])
-            for batch in own:
-                yield loaded.answer(batch)
+            for adapter, batches in _by_adapter(own).items():
+                yield from loaded.answers(adapter, batches)
 
     def close(self) -> None:
         """Let go of the loaded base and its adapters."""
@@ -64,3 +65,12 @@ class Provider:
             self.close()
             self._loaded = Loaded(home, adapters)
         return self._loaded
+
+
+def _by_adapter(
+    batches: Sequence[Sequence[Request]],
+) -> dict[Path | None, list[Sequence[Request]]]:
+    found: dict[Path | None, list[Sequence[Request]]] = {}
+    for batch in batches:
+        found.setdefault(batch[0].model.adapter, []).append(batch)
+    return found

@@ -124,21 +124,23 @@ class Batcher:
     def _answer(self, batch: list[_Waiting]) -> None:
         try:
             loaded = self._models.load(*batch[0].kind)
-            wishes = {one.request.key: one.wish for one in batch}
-            replies = loaded.answer([one.request for one in batch], wishes)
+            asked = {one.request.key: one for one in batch}
+            wishes = {key: one.wish for key, one in asked.items()}
+            requests = [one.request for one in batch]
+            for replies in loaded.answers(batch[0].kind[1], [requests], wishes):
+                for key, reply in replies.items():
+                    asked.pop(key).reply.set_result(reply)
         except (HarnessError, EvidenceError) as problem:
             _fail(batch, _broken(problem))
         except Exception as problem:  # one bad batch must not end the server
             traceback.print_exc(file=sys.stderr)
             _fail(batch, _broken(problem))
-        else:
-            for one in batch:
-                one.reply.set_result(replies[one.request.key])
 
 
 def _fail(batch: list[_Waiting], problem: ProtocolError) -> None:
     for one in batch:
-        one.reply.set_exception(problem)
+        if not one.reply.done():
+            one.reply.set_exception(problem)
 
 
 def _broken(problem: Exception) -> ProtocolError:

@@ -118,7 +118,7 @@ def test_a_fifth_of_one_fields_labels_corrupted_fails_against_production(shipped
 def test_lost_general_skills_fail_the_run(project):
     project.write_rows(TRAIN, project.rows(TRAIN)[:48])
     project.suites(general="")
-    recipe = _recipe(project, epochs=5, learning_rate=5e-3, **SHORT)
+    recipe = _recipe(project, epochs=2, learning_rate=2e-2, **SHORT)
     project.configure(candidates={"forgetful": recipe}, gates={"general.skill": {"margin": 0.10}})
     run = project.run()
     _fails(run, "general.skill", "forgetful")

@@ -53,6 +53,12 @@ def answers(models: Models, *parts: list[Request]) -> dict[str, Reply]:
     return {key: reply for some in models.ask(parts) for key, reply in some.items()}
 
 
+def generated(model: Any, *batches: list[decode.Row], stop: Any = ()) -> dict[decode.Row, Any]:
+    """What is generated for the rows, in the order in which they leave."""
+    stream = decode.Stream(model, batches, stop, pad=0)
+    return {one.row: one.tokens for ended in stream for one in ended}
+
+
 def texts_of(requests: list[Request], found: dict[str, Reply]) -> list[str]:
     return [found[request.key].text for request in requests]
 
@@ -127,26 +133,52 @@ def test_a_model_that_sees_through_a_window_answers_the_same(tmp_path: Path) -> 
     for layer in model.model.layers:
         layer.mlp.down_proj.weight.data.mul_(40)
     rows = [decode.Row([5] * 12 + [7] * n + [9], 8) for n in (1, 6, 3)]
-    together = decode.generate(model, rows, stop={3}, pad=0)
-    assert together == [decode.generate(model, [row], stop={3}, pad=0)[0] for row in rows]
+    together = generated(model, rows[:2], rows[2:], stop={3})
+    for row in rows:
+        assert generated(model, [row], stop={3}) == {row: together[row]}
 
 
 @pytest.mark.parametrize("shared", [0, 9])
 def test_rows_of_all_lengths_answer_as_they_would_alone(tiny_base: Path, shared: int) -> None:
     from transformers import AutoModelForCausalLM
 
-    from harness.models import decode
-
     model = AutoModelForCausalLM.from_pretrained(tiny_base).eval()
-    limits = [(1, 3, 40, 70, 71, 90, 150)[n % 7] for n in range(decode.PIECE_ROWS + 8)]
+    limits = [(1, 3, 40, 70, 71, 90, 150)[n % 7] for n in range(2 * decode.PIECE_ROWS + 8)]
     rows = [
         decode.Row([5] * shared + [7 + n % 5] * (2 * n % 75 + 1) + [9], limit)
         for n, limit in enumerate(limits)
     ]
-    together = decode.generate(model, rows, stop=(), pad=0)
-    assert [len(reply) for reply in together] == limits
-    for at in range(0, len(rows), 3):
-        assert decode.generate(model, [rows[at]], stop=(), pad=0) == [together[at]]
+    together = generated(model, rows)
+    assert [len(together[row]) for row in rows] == limits
+    for row in rows[::3]:
+        assert generated(model, [row]) == {row: together[row]}
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.5])
+def test_a_long_reply_keeps_no_later_batch_waiting(tiny_base: Path, temperature: float) -> None:
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_base).eval()
+
+    def row(number: int, length: int, limit: int) -> decode.Row:
+        return decode.Row([5] * 9 + [7 + number] * length + [9], limit, temperature, seed=number)
+
+    long = row(0, 20, 100)
+    first = [long, *(row(n, 10 + n, 2) for n in range(1, 20))]
+    later = [[row(n, n, 4) for n in range(start, start + 20)] for start in (20, 40)]
+    together = generated(model, first, *later)
+    assert list(together)[-1] is long
+    for each in [long, *first[1::5], *later[0][::5], *later[1][::5]]:
+        assert generated(model, [each]) == {each: together[each]}
+
+
+def test_a_batch_that_would_be_padded_much_waits_for_its_turn(tiny_base: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_base).eval()
+    long = decode.Row([7] * 300, 40)
+    short = [decode.Row([5, 7 + n], 4) for n in range(20)]
+    assert next(iter(generated(model, [long], short))) is long
 
 
 def test_base_and_adapters_share_one_load_and_do_not_disturb_each_other(
@@ -285,19 +317,37 @@ def test_memory_that_is_too_small_halves_the_batch(
 ) -> None:
     requests = requests_of(spec_of(tiny_base), models)
     expected = texts_of(requests, answers(models, requests))
-    generate, sizes = decode.generate, []
+    read, sizes = decode._Batch.read, []
 
-    def cramped(model: Any, rows: Any, *rest: Any) -> Any:
-        sizes.append(len(rows))
-        if len(rows) > 2:
+    def cramped(batch: Any, rows: Any) -> None:
+        sizes.append(len(batch.rows) + len(rows))
+        if sizes[-1] > 2:
             raise pkgutil.resolve_name(kind if "." in kind else f"builtins.{kind}")(message)
-        return generate(model, rows, *rest)
+        read(batch, rows)
 
-    monkeypatch.setattr(decode, "generate", cramped)
+    monkeypatch.setattr(decode._Batch, "read", cramped)
     assert texts_of(requests, answers(models, requests)) == expected
     assert sizes == [6, 3, 1, 2, 1, 2]  # the longer three are not tried where shorter ones failed
     assert texts_of(requests, answers(models, requests)) == expected
     assert sizes[6:] == [1, 2, 1, 2]
+
+
+def test_memory_that_ends_amid_the_replies_begins_their_rows_anew(
+    tiny_base: Path, models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests = requests_of(spec_of(tiny_base), models)
+    expected = texts_of(requests, answers(models, requests))
+    forward, steps = decode._Batch._forward, []
+
+    def cramped(batch: Any, cache: Any, ids: Any, *rest: Any) -> Any:
+        steps.append(len(ids))
+        if len(steps) == 5:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return forward(batch, cache, ids, *rest)
+
+    monkeypatch.setattr(decode._Batch, "_forward", cramped)
+    assert texts_of(requests, answers(models, requests)) == expected
+    assert max(steps[5:]) < steps[4]
 
 
 def test_a_repository_that_the_hub_keeps_back_asks_for_a_token(
@@ -327,7 +377,7 @@ def test_a_row_that_fits_into_no_memory_is_an_error(
     def full(*_: Any) -> Any:
         raise MemoryError
 
-    monkeypatch.setattr(decode, "generate", full)
+    monkeypatch.setattr(decode._Batch, "read", full)
     found = answers(models, requests_of(spec_of(tiny_base), models, ["hi"]))
     assert "out of memory" in str(next(iter(found.values())).error)
 
