@@ -3,7 +3,7 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 # One thread per worker: two trainings at once get further than one with two threads.
 PARALLEL := OMP_NUM_THREADS=1
-# Where it is set, every process compiles all of the project anew, which takes it most of a second.
+# Where it is set, each of the many processes of the tests compiles all of the project anew.
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: evals test check bench format

@@ -9,7 +9,7 @@ from gate_simulation import CROWD, SKEWED_WORLDS, WORLDS, World, alone, simulate
 
 pytestmark = pytest.mark.slow
 
-RUNS, CROWD_RUNS = 2_000, 200
+RUNS, CROWD_RUNS = 1_000, 100
 LIMIT = 0.065
 
 

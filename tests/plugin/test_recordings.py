@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from loopback import Loopback
 
 from harness.data.jsonl import read_rows
 from harness.recording import read
@@ -362,13 +363,14 @@ def test_a_case_whose_test_could_not_begin_has_no_empty_reply(project):
 
 
 def test_the_headers_of_a_service_are_not_stored(project):
-    project.pyproject(
-        '[tool.harness]\nbase = "old"\n[tool.harness.models.old]\nmodel = "openai:x"\n'
-        'base_url = "http://127.0.0.1:9/v1"\nheaders = { authorization = "secret-1" }\n'
-    )
-    project.run("-k", "c1-")
+    with Loopback() as server:
+        project.pyproject(
+            '[tool.harness]\nbase = "old"\n[tool.harness.models.old]\nmodel = "openai:x"\n'
+            f'base_url = "{server.url}"\nheaders = {{ authorization = "secret-1" }}\n'
+        )
+        assert project.run().status == 0
     store = Store(project.root / ".harness/store.sqlite")
     [run] = store.run_ids()
     [arm] = store.arms(run)
     store.close()
-    assert arm.spec.options == {"base_url": "http://127.0.0.1:9/v1"}
+    assert arm.spec.options == {"base_url": server.url}
