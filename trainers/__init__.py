@@ -146,6 +146,8 @@ def _environment(recipe: Recipe) -> dict[str, str]:
         # PEFT writes sets, whose order would differ from run to run.
         "PYTHONHASHSEED": "0",
         "TOKENIZERS_PARALLELISM": "false",
+        # Nothing is compiled; bitsandbytes would load the compiler, which takes a second.
+        "TORCHDYNAMO_DISABLE": "1",
         # TRL refuses more than one visible GPU without a launcher.
         "CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0],
     }

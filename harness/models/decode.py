@@ -14,14 +14,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from copy import deepcopy
 from dataclasses import dataclass, field
 from itertools import chain, takewhile
 from typing import Any, Protocol
 
-PIECE_ROWS = 16
-FILLED_SHARE = 0.8
-"""Where less of a batch's tokens is not padding, its prompts are read in pieces."""
+PIECE_TOKENS = 2_048
+"""So much of a batch's prompts is read at a time: what is worked on stays near the processor."""
 KEPT_SHARE = 0.9
 """Finished rows leave the batch when at most this share of its rows still lives."""
 JOINED = 1.1
@@ -214,12 +212,13 @@ class _Batch:
         import torch
 
         started = time.perf_counter()
+        ordered = sorted(rows, key=lambda row: len(row.tokens))
         for guided in filter(None, (row.guide for row in rows)):
             guided.begin()
         with torch.inference_mode():
-            self._read([list(row.tokens) for row in rows])
+            self._read([list(row.tokens) for row in ordered])
         self._rows += [
-            _Growing(row, self._stop, torch.Generator().manual_seed(row.seed)) for row in rows
+            _Growing(row, self._stop, torch.Generator().manual_seed(row.seed)) for row in ordered
         ]
         self._share(started, self._rows[-len(rows) :])
 
@@ -279,45 +278,58 @@ class _Batch:
         self._last = self._last[chosen]
 
     def _read(self, prompts: list[list[int]]) -> None:
-        """Read what is each prompt's own, those of similar length together."""
+        """Read what is each prompt's own, a piece at a time; they are sorted by length."""
         import torch
 
         from harness.models.room import Assembly, is_plain
 
         shared, beginning = self._read_shared(prompts)
-        old, before = len(self._rows), self.width
-        length = max(before, *map(len, prompts))
-        new = _Prompts(prompts, shared, length, self._pad, self._model.device)
-
-        def read(places: Sequence[int]) -> tuple[Any, Any]:
-            return self._forward(_repeated(beginning, len(places)), *new.part(places))
-
-        whole, logits = Assembly(old + len(prompts), length), []
+        old, length = len(self._rows), max(self.width, *map(len, prompts))
+        whole = Assembly(old + len(prompts), length)
+        parts = []
         if old:
-            whole.add(range(old), self._cache, 0)
-        pieces = _pieces([len(prompt) - shared for prompt in prompts])
-        for places in pieces:
-            cache, last = read(places)
-            if not is_plain(cache):  # such a cache cannot be put together
-                together = (cache, last) if len(pieces) == 1 else read(range(len(prompts)))
-                self._begin(*together, new)
-                return
-            whole.add([old + at for at in places], cache, shared)
-            logits.append(last)
-        cache.layers = whole.layers()
-        order = torch.tensor(list(chain.from_iterable(pieces)), device=self._model.device)
-        ready = torch.cat(logits)[order.argsort()]
-        if not old:
-            self._begin(cache, ready, new)
-            return
-        padded = torch.nn.functional.pad(self._mask, (length - before, 0))
-        self._cache, self._logits = cache, torch.cat([self._logits, ready])
-        self._mask = torch.cat([padded, new.mask])
-        self._last = torch.cat([self._last, new.last])
+            whole.add(self._cache)
+            parts.append((self._mask, self._last, self._logits))
 
-    def _begin(self, cache: Any, logits: Any, prompts: _Prompts) -> None:
-        self._cache, self._logits = cache, logits
-        self._mask, self._last = prompts.mask, prompts.last
+        def read(piece: list[list[int]], cache: Any) -> Any:
+            ids, positions, mask = self._padded(piece, shared)
+            cache, logits = self._forward(cache, ids, positions, mask)
+            parts.append((mask, positions[:, -1:], logits))
+            return cache
+
+        for piece in _pieces(prompts, shared):
+            width = len(piece[-1]) - shared
+            begun = whole.begun(beginning, len(piece), width) if shared else None
+            cache = read(piece, begun)
+            if not is_plain(cache):  # such a cache cannot be put together
+                if len(piece) < len(prompts):
+                    parts.clear()
+                    cache = read(prompts, None)
+                break
+            if not shared:
+                whole.add(cache)
+        else:
+            cache.layers = whole.layers()
+        masks, lasts, logits = zip(*parts, strict=True)
+        self._cache, self._last, self._logits = cache, torch.cat(lasts), torch.cat(logits)
+        self._mask = torch.cat([_left_padded(mask, length) for mask in masks])
+
+    def _padded(self, prompts: list[list[int]], shared: int) -> tuple[Any, Any, Any]:
+        """Return tokens and positions of what is each prompt's own, and the mask of all of it.
+
+        The padding stands between what is shared and what is each one's own.
+        """
+        import torch
+
+        device, longest = self._model.device, max(map(len, prompts))
+        gaps = [longest - len(prompt) for prompt in prompts]
+        own = [
+            [self._pad] * gap + prompt[shared:] for gap, prompt in zip(gaps, prompts, strict=True)
+        ]
+        seen = [[1] * shared + [0] * gap + [1] * (longest - shared - gap) for gap in gaps]
+        mask = torch.tensor(seen, device=device)
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, shared:]
+        return torch.tensor(own, device=device), positions, mask
 
     def _read_shared(self, prompts: list[list[int]]) -> tuple[int, Any]:
         """Read what all prompts begin with, once; return its length and the cache (0: none)."""
@@ -346,58 +358,29 @@ class _Batch:
         return out.past_key_values, out.logits[:, -1].float()
 
 
-class _Prompts:
-    """Prompts of one length: padded between the `shared` tokens and what is each one's own."""
-
-    def __init__(
-        self, prompts: list[list[int]], shared: int, length: int, pad: int, device: Any
-    ) -> None:
-        import torch
-
-        self._shared = shared
-        self._gaps = [length - len(prompt) for prompt in prompts]
-        rests = [
-            [pad] * gap + prompt[shared:] for gap, prompt in zip(self._gaps, prompts, strict=True)
-        ]
-        self._ids = torch.tensor(rests, device=device)
-        self.mask = torch.ones(len(prompts), length, dtype=torch.long, device=device)
-        for at, gap in enumerate(self._gaps):
-            self.mask[at, shared : shared + gap] = 0
-        self._positions = (self.mask.cumsum(-1) - 1).clamp(min=0)[:, shared:]
-        self.last = self._positions[:, -1:]
-
-    def part(self, places: Sequence[int]) -> tuple[Any, Any, Any]:
-        """Return tokens, positions and mask of some prompts, without the padding of all of them."""
-        import torch
-
-        chosen = torch.tensor(places, device=self._ids.device)
-        gap = min(self._gaps[at] for at in places)
-        mask = self.mask[chosen]
-        seen = torch.cat([mask[:, : self._shared], mask[:, self._shared + gap :]], dim=-1)
-        return self._ids[chosen, gap:], self._positions[chosen, gap:], seen
-
-
 def _closed_up(places: list[int]) -> list[int]:
     """Return the places so that only those move that lie beyond as many as there are."""
     staying, beyond = {at for at in places if at < len(places)}, iter(reversed(places))
     return [at if at in staying else next(beyond) for at in range(len(places))]
 
 
-def _repeated(cache: Any, rows: int) -> Any:
-    """Return a copy of what one row read for so many rows; None where nothing was read."""
-    if cache is None:
-        return None
-    copied = deepcopy(cache)
-    copied.batch_repeat_interleave(rows)
-    return copied
+def _left_padded(mask: Any, length: int) -> Any:
+    import torch
+
+    return torch.nn.functional.pad(mask, (length - mask.shape[1], 0))
 
 
-def _pieces(lengths: Sequence[int]) -> list[list[int]]:
-    """Return places of rows that are read together, so that they do not pad each other much."""
-    if sum(lengths) >= FILLED_SHARE * len(lengths) * max(lengths):
-        return [list(range(len(lengths)))]
-    ordered = sorted(range(len(lengths)), key=lengths.__getitem__)
-    return [ordered[start : start + PIECE_ROWS] for start in range(0, len(ordered), PIECE_ROWS)]
+def _pieces(prompts: list[list[int]], shared: int) -> Iterator[list[list[int]]]:
+    """Split prompts, sorted by length, so that those of similar length are read together."""
+    start = 0
+    while start < len(prompts):
+        end = start + 1
+        while (
+            end < len(prompts) and (end + 1 - start) * (len(prompts[end]) - shared) <= PIECE_TOKENS
+        ):
+            end += 1
+        yield prompts[start:end]
+        start = end
 
 
 def _chosen(logits: Any, row: Row, generator: Any) -> int:

@@ -67,7 +67,7 @@ class Loaded:
     """
 
     def __init__(self, home: Home, adapters: Sequence[Path]) -> None:
-        _import_libraries(offline=isinstance(home.source, Path))
+        _import_libraries(offline=isinstance(home.source, Path), with_peft=bool(adapters))
         self._home = home
         self._names = {path: f"adapter{index}" for index, path in enumerate(adapters)}
         with _quiet():
@@ -266,7 +266,7 @@ def _free() -> None:
 # ---------------------------------------------------------------------- loading
 
 
-def _import_libraries(*, offline: bool) -> None:
+def _import_libraries(*, offline: bool, with_peft: bool) -> None:
     if offline:
         # bitsandbytes, too, asks the hub when it is imported.
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -275,9 +275,11 @@ def _import_libraries(*, offline: bool) -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            import peft  # noqa: F401
             import torch
             import transformers  # noqa: F401
+
+            if with_peft:
+                import peft  # noqa: F401
     except ImportError as problem:
         raise HarnessError(
             f"local models need the extra: pip install 'pytest-finetune[local]' ({problem})"

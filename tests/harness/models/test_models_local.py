@@ -111,7 +111,10 @@ def test_draws_belong_to_the_request_and_not_to_its_batch(tiny_base: Path, model
     assert texts_of(other, answers(models, other)) != texts_of(requests, together)
 
 
-def test_a_model_that_sees_through_a_window_answers_the_same(tmp_path: Path) -> None:
+@pytest.mark.parametrize("piece_tokens", [decode.PIECE_TOKENS, 1])
+def test_a_model_that_sees_through_a_window_answers_the_same(
+    monkeypatch: pytest.MonkeyPatch, piece_tokens: int
+) -> None:
     import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
@@ -133,6 +136,7 @@ def test_a_model_that_sees_through_a_window_answers_the_same(tmp_path: Path) -> 
     for layer in model.model.layers:
         layer.mlp.down_proj.weight.data.mul_(40)
     rows = [decode.Row([5] * 12 + [7] * n + [9], 8) for n in (1, 6, 3)]
+    monkeypatch.setattr(decode, "PIECE_TOKENS", piece_tokens)
     together = generated(model, rows[:2], rows[2:], stop={3})
     for row in rows:
         assert generated(model, [row], stop={3}) == {row: together[row]}
@@ -143,7 +147,7 @@ def test_rows_of_all_lengths_answer_as_they_would_alone(tiny_base: Path, shared:
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(tiny_base).eval()
-    limits = [(1, 3, 40, 70, 71, 90, 150)[n % 7] for n in range(2 * decode.PIECE_ROWS + 8)]
+    limits = [(1, 3, 40, 70, 71, 90, 150)[n % 7] for n in range(70)]
     rows = [
         decode.Row([5] * shared + [7 + n % 5] * (2 * n % 75 + 1) + [9], limit)
         for n, limit in enumerate(limits)
@@ -459,12 +463,18 @@ def test_unknown_quantization_and_options_are_named(tiny_base: Path) -> None:
         Models().identity(spec_of(tiny_base, options={"temprature": 1}))
 
 
+@pytest.mark.parametrize("library", ["transformers", "peft"])
 def test_a_missing_extra_is_a_sentence(
-    tiny_base: Path, models: Models, monkeypatch: pytest.MonkeyPatch
+    tiny_base: Path,
+    make_adapter: Callable[..., Path],
+    models: Models,
+    monkeypatch: pytest.MonkeyPatch,
+    library: str,
 ) -> None:
-    monkeypatch.setitem(sys.modules, "peft", None)
+    requests = requests_of(spec_of(tiny_base, adapter=make_adapter(1)), models)
+    monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(HarnessError, match=r"pip install 'pytest-finetune\[local\]'"):
-        answers(models, requests_of(spec_of(tiny_base), models))
+        answers(models, requests)
 
 
 def test_identity_changes_with_weights_tokenizer_and_template_only(
