@@ -2,7 +2,7 @@
 
 import pytest
 
-from harness.records import ModelSpec
+from harness.records import ModelSpec, Sampling
 from harness.serve import batching, jobs
 from harness.serve.state import State
 from harness.serve.wire import ProtocolError
@@ -35,4 +35,20 @@ def test_requests_that_wait_are_bounded(tiny_base):
         batcher.ask(spec, ({"role": "user", "content": "x"},), many, [NO_WISH] * many)
     assert refusal.value.status == 429
     assert int(refusal.value.headers["Retry-After"]) > 0
+    batcher.close()
+
+
+def test_a_short_reply_does_not_wait_for_a_long_one_of_its_batch(tiny_base):
+    from harness.models.guide import Wish
+
+    batcher, replies, was_there = batching.Batcher(), [], []
+    spec = ModelSpec("x", "local", str(tiny_base), sampling=Sampling(max_tokens=40))
+    wishes = [
+        Wish(heard=lambda text: False),
+        Wish(heard=lambda text: was_there.append(replies[0].done()) or True),
+    ]
+    replies += batcher.ask(spec, ({"role": "user", "content": "x"},), 2, wishes)
+    short, long = (reply.result(timeout=60).completion_tokens for reply in replies)
+    assert short < long
+    assert was_there[-1]
     batcher.close()
