@@ -198,7 +198,7 @@ class Replies:
         self, group: Sequence[Request], found: Mapping[str, Reply]
     ) -> Iterator[dict[str, Reply]]:
         # Composed before the cache is looked at: which rows share a batch changes the last
-        # digits of local logits, so it must not depend on what is known already.
+        # digits of local logits, so it should not depend on what is known already.
         missing = [
             [request for request in batch if request.key not in found] for batch in batches(group)
         ]
@@ -385,7 +385,7 @@ def batches(group: Iterable[Request]) -> list[list[Request]]:
     """Compose batches of cases of similar length, each of one model with one prompt.
 
     Cases that begin with the same system message stay among themselves: it is read once for all of
-    them. The cuts are the same for all models, so a base and its candidates are asked in the same
+    them. The cuts are the same for all models, so a base and its candidates begin in the same
     company. At most `BATCH_ROWS` cases and about `BATCH_TOKENS` tokens, room for the replies
     included.
     """

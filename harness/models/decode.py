@@ -2,7 +2,7 @@
 
 Why not `model.generate`: it goes on with every row until the last one ends, computes a few-shot
 prefix once per row, and draws one stream of random numbers for the whole batch. Here rows leave
-when they end, and the next batch joins those that go on: a few long replies keep nobody waiting.
+when they end, and the next batch joins those that go on where that pads neither much.
 
 A batch is of one model: PEFT can answer for base and adapters in one batch (`adapter_names`), but
 their prompts seldom begin alike. Measured on one core, 24 shipped tickets x (base + candidate) with
@@ -15,14 +15,14 @@ import math
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, takewhile
+from itertools import takewhile
 from typing import Any, Protocol
 
-PIECE_TOKENS = 2_048
-"""So much of a batch's prompts is read at a time: what is worked on stays near the processor."""
+PIECE_TOKENS, LARGE_PIECE_TOKENS = 2_048, 16_384
+"""So much of a batch's prompts is read at a time: on a CPU what is worked on stays near it."""
 KEPT_SHARE = 0.9
 """Finished rows leave the batch when at most this share of its rows still lives."""
-JOINED = 1.1
+JOINED, PADDED = 1.1, 1.25
 """A batch joins rows that go on where both together come to at most so many times the tokens of the
 largest batch so far, and to at most so many times what they take apart."""
 
@@ -65,7 +65,8 @@ class Row:
 class Ended:
     """A row and what was generated for it: up to a stop token, which is there too, or its limit.
 
-    `tokens` is None where the memory does not hold the row. `seconds` is its share of the time.
+    `tokens` is None where the memory does not hold the row alone. `seconds` is its share of the
+    time, without that of attempts for which the memory was too small.
     """
 
     row: Row
@@ -88,7 +89,7 @@ def room(rows: Iterable[Row]) -> int:
 
 
 class Stream:
-    """Generates for batches in their order; iterating yields rows as they leave.
+    """Generates for batches in their order; iterating yields rows as they end.
 
     `model` is a causal language model of transformers in eval mode. What all prompts of a batch
     begin with is computed once; the padding stands behind it, on the left of what is each
@@ -105,15 +106,21 @@ class Stream:
     ) -> None:
         self._batch = _Batch(model, stop, pad)
         self._waiting = filter(None, batches)
-        self._next = next(self._waiting, ())
-        self._reading: Sequence[Row] = ()
         self._most = most
         self._largest = 0
+        self._reading: Sequence[Row] = ()
+        self.upcoming: Sequence[Row] = next(self._waiting, ())
+        """The next batch; no other one was asked for."""
+        self.begun: list[Sequence[Row]] = []
+        """The batches that were begun since there was nothing to go on with."""
 
     def __iter__(self) -> Iterator[list[Ended]]:
-        while self._next or self._batch.rows:
-            if self._next and self._fits(self._next):
-                self._reading, self._next = self._next, next(self._waiting, ())
+        while self.upcoming or self._batch.rows:
+            if self.upcoming and self._fits(self.upcoming):
+                if not self._batch.rows:
+                    self.begun.clear()
+                self._reading, self.upcoming = self.upcoming, next(self._waiting, ())
+                self.begun.append(self._reading)
                 self._batch.read(self._reading)
                 self._reading = ()
             if ended := self._batch.draw():
@@ -122,13 +129,8 @@ class Stream:
 
     @property
     def at_work(self) -> list[Row]:
-        """The rows that are begun and have not left."""
-        return [*self._batch.rows, *self._reading]
-
-    @property
-    def rest(self) -> Iterator[Sequence[Row]]:
-        """The batches that are not begun."""
-        return chain(filter(None, [self._next]), self._waiting)
+        """The rows that are begun and have not ended."""
+        return [*self._batch.living, *self._reading]
 
     def _fits(self, rows: Sequence[Row]) -> bool:
         living, width = self._batch.living, self._batch.width
@@ -140,7 +142,7 @@ class Stream:
         padded = (len(living) + len(rows)) * max(width, longest)
         together = room([*living, *rows])
         is_small = together < self._most and together <= JOINED * self._largest
-        return self._batch.can_grow and is_small and padded <= JOINED * read
+        return self._batch.can_grow and is_small and padded <= PADDED * read
 
 
 @dataclass(slots=True)
@@ -152,6 +154,7 @@ class _Growing:
     generator: Any
     tokens: list[int] = field(default_factory=list)
     seconds: float = 0.0
+    is_told: bool = False
 
     @property
     def is_over(self) -> bool:
@@ -223,9 +226,7 @@ class _Batch:
         self._share(started, self._rows[-len(rows) :])
 
     def draw(self) -> list[Ended]:
-        """Append the next token of each row that goes on; return the rows that left."""
-        import torch
-
+        """Append the next token of each row that goes on; return the rows that ended."""
         started = time.perf_counter()
         growing = [one for one in self._rows if not one.is_over]
         self._tokens = self._logits.argmax(-1).tolist()
@@ -234,30 +235,23 @@ class _Batch:
                 self._tokens[at] = one.drawn(self._logits[at], self._tokens[at])
                 one.take(self._tokens[at])
         self._share(started, growing)
-        kept = [at for at, one in enumerate(self._rows) if not one.is_over]
-        if not self._is_time(len(kept)):
-            return []
-        gone = [one for one in self._rows if one.is_over]
-        with torch.inference_mode():
-            self._keep(_closed_up(kept))
-        return [Ended(one.row, one.tokens, one.seconds) for one in gone]
+        ended = [one for one in self._rows if one.is_over and not one.is_told]
+        for one in ended:
+            one.is_told = True
+        return [Ended(one.row, one.tokens, one.seconds) for one in ended]
 
     def step(self) -> None:
         """Read the tokens that were drawn."""
         import torch
 
-        if not self._rows:
-            return
         started = time.perf_counter()
-        self._mask = torch.cat([self._mask, torch.ones_like(self._last)], dim=-1)
-        self._last = self._last + 1
-        ids = torch.tensor(self._tokens, device=self._model.device)[:, None]
+        kept = [at for at, one in enumerate(self._rows) if not one.is_over]
         with torch.inference_mode():
-            self._cache, self._logits = self._forward(self._cache, ids, self._last, self._mask)
+            if not kept or (self.can_grow and len(kept) <= KEPT_SHARE * len(self._rows)):
+                self._keep(_closed_up(kept))
+            if kept:
+                self._read_drawn()
         self._share(started, [one for one in self._rows if not one.is_over])
-
-    def _is_time(self, kept: int) -> bool:
-        return not kept or (self.can_grow and kept <= KEPT_SHARE * len(self._rows))
 
     def _share(self, started: float, rows: Sequence[_Growing]) -> None:
         for one in rows:
@@ -277,6 +271,17 @@ class _Batch:
         self._mask = self._mask[chosen]
         self._last = self._last[chosen]
 
+    def _read_drawn(self) -> None:
+        import torch
+
+        device = self._model.device
+        # Rows that ended stay where they are: the context may end there, too.
+        lives = torch.tensor([[int(not one.is_over)] for one in self._rows], device=device)
+        self._mask = torch.cat([self._mask, torch.ones_like(self._last)], dim=-1)
+        self._last = self._last + lives
+        ids = torch.tensor(self._tokens, device=device)[:, None]
+        self._cache, self._logits = self._forward(self._cache, ids, self._last, self._mask)
+
     def _read(self, prompts: list[list[int]]) -> None:
         """Read what is each prompt's own, a piece at a time; they are sorted by length."""
         import torch
@@ -289,6 +294,7 @@ class _Batch:
         parts = []
         if old:
             whole.add(self._cache)
+            self._cache = None  # the memory of two batches is not needed
             parts.append((self._mask, self._last, self._logits))
 
         def read(piece: list[list[int]], cache: Any) -> Any:
@@ -297,7 +303,8 @@ class _Batch:
             parts.append((mask, positions[:, -1:], logits))
             return cache
 
-        for piece in _pieces(prompts, shared):
+        most = PIECE_TOKENS if self._model.device.type == "cpu" else LARGE_PIECE_TOKENS
+        for piece in _pieces(prompts, shared, most):
             width = len(piece[-1]) - shared
             begun = whole.begun(beginning, len(piece), width) if shared else None
             cache = read(piece, begun)
@@ -370,14 +377,12 @@ def _left_padded(mask: Any, length: int) -> Any:
     return torch.nn.functional.pad(mask, (length - mask.shape[1], 0))
 
 
-def _pieces(prompts: list[list[int]], shared: int) -> Iterator[list[list[int]]]:
-    """Split prompts, sorted by length, so that those of similar length are read together."""
+def _pieces(prompts: list[list[int]], shared: int, most: int) -> Iterator[list[list[int]]]:
+    """Split prompts, sorted by length, so that at most so many tokens are read together."""
     start = 0
     while start < len(prompts):
         end = start + 1
-        while (
-            end < len(prompts) and (end + 1 - start) * (len(prompts[end]) - shared) <= PIECE_TOKENS
-        ):
+        while end < len(prompts) and (end + 1 - start) * (len(prompts[end]) - shared) <= most:
             end += 1
         yield prompts[start:end]
         start = end

@@ -8,10 +8,10 @@ import logging
 import math
 import os
 import warnings
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,7 @@ def _ties_embeddings(adapter: Path) -> bool:
 
 
 class Loaded:
-    """A base with adapters; between two batches no adapter is active for good.
+    """A base with adapters; none is active for good after the batches of a model.
 
     Raises:
         HarnessError: the base cannot be loaded, or the extra `local` is not installed.
@@ -78,6 +78,7 @@ class Loaded:
         self._stop = _stop_tokens(self._model, self._tokenizer)
         self._context = getattr(self._model.config, "max_position_embeddings", None)
         self._too_large = math.inf
+        self._joins = True
 
     def serves(self, home: Home, adapters: Iterable[Path]) -> bool:
         """Whether all of `adapters` at `home` are here."""
@@ -110,7 +111,9 @@ class Loaded:
 
         with self._active(adapter):
             for ended in self._ended(map(rows_of, batches)):
-                yield {asked.pop(one.row).key: self._reply(one) for one in ended}
+                replies = {asked.pop(one.row).key: self._reply(one) for one in ended}
+                yield {**replies, **refused}
+                refused.clear()
         if refused:
             yield refused
 
@@ -197,12 +200,13 @@ class Loaded:
         guide = Following(self._tokenizer, wish, self._stop) if wish.followed else None
         return decode.Row(tokens, limit, sampling.temperature, seed, wish.top_p, guide)
 
-    def _ended(self, batches: Iterable[Sequence[decode.Row]]) -> Iterator[list[decode.Ended]]:
+    def _ended(self, batches: Iterator[Sequence[decode.Row]]) -> Iterator[list[decode.Ended]]:
         """Yield the rows of `batches` as they end, without tokens where no memory holds one."""
-        rest = iter(batches)
+        again: deque[Sequence[decode.Row]] = deque()
         while True:
-            cut = chain.from_iterable(map(self._cut, rest))
-            stream = decode.Stream(self._model, cut, self._stop, self._pad, self._too_large)
+            most = self._too_large if self._joins else 0
+            parts = self._parts(again, batches)
+            stream = decode.Stream(self._model, parts, self._stop, self._pad, most)
             try:
                 yield from stream
                 return
@@ -210,26 +214,30 @@ class Loaded:
                 if not _is_memory(problem):
                     raise
             # Outside of the handler: the exception holds on to the tensors.
-            stuck, rest = stream.at_work, stream.rest
-            del stream
+            again.extendleft(filter(None, [stream.upcoming, stream.at_work]))
+            begun = stream.begun
+            del stream, parts
             _free()
-            self._too_large = min(self._too_large, decode.room(stuck))
-            if len(stuck) == 1:
-                yield [decode.Ended(stuck[0], None, 0.0)]
+            if len(begun) > 1:
+                self._joins = False
+            elif len(begun[0]) == 1:
+                yield [decode.Ended(again.popleft()[0], None, 0.0)]
             else:
-                rest = chain([stuck], rest)
+                self._too_large = min(self._too_large, decode.room(begun[0]))
 
-    def _cut(self, rows: Sequence[decode.Row]) -> Iterator[Sequence[decode.Row]]:
-        """Yield `rows` in parts that the memory can hold, as far as that is known.
+    def _parts(
+        self, again: deque[Sequence[decode.Row]], batches: Iterator[Sequence[decode.Row]]
+    ) -> Iterator[Sequence[decode.Row]]:
+        """Yield batches in parts that the memory can hold, as far as that is known.
 
-        Halved by size alone, so that the candidates' rows stay in the company that the base's had.
+        Halved by size alone, so that the candidates' rows begin in the company that the base's had.
         """
-        if len(rows) <= 1 or decode.room(rows) < self._too_large:
-            yield rows
-            return
-        half = len(rows) // 2
-        yield from self._cut(rows[:half])
-        yield from self._cut(rows[half:])
+        for rows in iter(lambda: again.popleft() if again else next(batches, None), None):
+            if len(rows) > 1 and decode.room(rows) >= self._too_large:
+                half = len(rows) // 2
+                again.extendleft([rows[half:], rows[:half]])
+            else:
+                yield rows
 
     @property
     def _pad(self) -> int:

@@ -130,6 +130,7 @@ class Batcher:
             for replies in loaded.answers(batch[0].kind[1], [requests], wishes):
                 for key, reply in replies.items():
                     asked.pop(key).reply.set_result(reply)
+            _fail(batch, _broken(RuntimeError("a reply got lost")))  # nobody may wait for ever
         except (HarnessError, EvidenceError) as problem:
             _fail(batch, _broken(problem))
         except Exception as problem:  # one bad batch must not end the server

@@ -336,22 +336,48 @@ def test_memory_that_is_too_small_halves_the_batch(
     assert sizes[6:] == [1, 2, 1, 2]
 
 
-def test_memory_that_ends_amid_the_replies_begins_their_rows_anew(
+@pytest.mark.parametrize("call", [2, 4])
+@pytest.mark.parametrize(
+    "place",
+    ["harness.models.decode:_Batch._forward", "harness.models.room:RoomyLayer.update",
+     "harness.models.room:RoomyLayer.batch_select_indices"],
+)  # fmt: skip
+def test_memory_that_ends_amid_the_replies_loses_none(
+    tiny_base: Path, models: Models, monkeypatch: pytest.MonkeyPatch, place: str, call: int
+) -> None:
+    requests = requests_of(spec_of(tiny_base), models)
+    halves = requests[:3], requests[3:]
+    expected = texts_of(requests, answers(models, *halves))
+    usual, calls = pkgutil.resolve_name(place), []
+
+    def cramped(*arguments: Any) -> Any:
+        calls.append(None)
+        if len(calls) == call:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return usual(*arguments)
+
+    owner, _, name = place.rpartition(".")
+    monkeypatch.setattr(pkgutil.resolve_name(owner), name, cramped)
+    assert texts_of(requests, answers(models, *halves)) == expected
+    assert len(calls) >= call
+
+
+def test_one_prompt_too_many_does_not_cut_what_fits(
     tiny_base: Path, models: Models, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     requests = requests_of(spec_of(tiny_base), models)
-    expected = texts_of(requests, answers(models, requests))
-    forward, steps = decode._Batch._forward, []
+    read, sizes = decode._Batch.read, []
 
-    def cramped(batch: Any, cache: Any, ids: Any, *rest: Any) -> Any:
-        steps.append(len(ids))
-        if len(steps) == 5:
-            raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-        return forward(batch, cache, ids, *rest)
+    def cramped(batch: Any, rows: Any) -> None:
+        sizes.append(len(rows))
+        if len(sizes) == 1:
+            raise MemoryError
+        read(batch, rows)
 
-    monkeypatch.setattr(decode._Batch, "_forward", cramped)
-    assert texts_of(requests, answers(models, requests)) == expected
-    assert max(steps[5:]) < steps[4]
+    monkeypatch.setattr(decode._Batch, "read", cramped)
+    found = answers(models, requests[:1], requests)
+    assert found[requests[0].key].error is None  # it was asked twice
+    assert sizes == [1, 6]
 
 
 def test_a_repository_that_the_hub_keeps_back_asks_for_a_token(
