@@ -48,8 +48,8 @@ class Provider:
             homes.setdefault(home_of(batch[0].model), []).append(batch)
         for home, own in homes.items():
             loaded = self._load(home, [batch[0].model for batch in own])
-            for adapter, batches in _by_adapter(own).items():
-                yield from loaded.answers(adapter, batches)
+            for adapter, alike in _by_adapter(own).items():
+                yield from loaded.answers(adapter, alike)
 
     def close(self) -> None:
         """Let go of the loaded base and its adapters."""

@@ -142,6 +142,20 @@ def test_a_model_that_sees_through_a_window_answers_the_same(
         assert generated(model, [row], stop={3}) == {row: together[row]}
 
 
+def test_a_row_that_ends_with_the_context_lets_the_others_go_on() -> None:
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    # It has a vector for each position, and none beyond the last.
+    config = GPT2Config(vocab_size=64, n_positions=32, n_embd=32, n_layer=1, n_head=2)
+    model = GPT2LMHeadModel(config).eval()
+    full = decode.Row([5] * 28, 4)
+    others = [decode.Row([5, 7 + n], 30) for n in range(10)]  # so many that it stays among them
+    together = generated(model, [full, *others])
+    assert [len(together[row]) for row in (full, *others)] == [4, *[30] * 10]
+
+
 @pytest.mark.parametrize("shared", [0, 9])
 def test_rows_of_all_lengths_answer_as_they_would_alone(tiny_base: Path, shared: int) -> None:
     from transformers import AutoModelForCausalLM
@@ -416,7 +430,9 @@ def test_a_prompt_beyond_the_context_is_an_error_and_the_others_are_answered(
     tiny_base: Path, models: Models
 ) -> None:
     long, short = requests_of(spec_of(tiny_base), models, ["x y " * 400, "hi"])
-    found = answers(models, [long, short])
+    waves = list(models.ask([[long, short], requests_of(spec_of(tiny_base), models, ["no"])]))
+    assert long.key in waves[0]  # it waits for no reply of a later batch
+    found = {key: reply for some in waves for key, reply in some.items()}
     assert "context ends at 512" in str(found[long.key].error)
     assert found[short.key].error is None
 
