@@ -16,7 +16,10 @@ import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from harness.models.beginning import Beginning
 
 PIECE_TOKENS, LARGE_PIECE_TOKENS = 2_048, 16_384
 """So much of a batch's prompts is read at a time: on a CPU what is worked on stays near it."""
@@ -92,8 +95,8 @@ class Stream:
     """Generates for batches in their order; iterating yields rows as they end.
 
     `model` is a causal language model of transformers in eval mode. What all prompts of a batch
-    begin with is computed once; the padding stands behind it, on the left of what is each
-    prompt's own. Two batches of together `most` tokens or more (see `room`) are not joined.
+    begin with is read once (see `beginning`); the padding stands behind it, on the left of what is
+    each prompt's own. Two batches of together `most` tokens or more (see `room`) are not joined.
     """
 
     def __init__(
@@ -152,6 +155,8 @@ class _Growing:
     row: Row
     stop: Collection[int]
     generator: Any
+    begins: bool
+    """Whether it begins with what is attended to apart."""
     tokens: list[int] = field(default_factory=list)
     seconds: float = 0.0
     is_told: bool = False
@@ -183,6 +188,7 @@ class _Batch:
         self._model, self._stop, self._pad = model, stop, pad
         self._rows: list[_Growing] = []
         self._tokens: list[int] = []
+        self._beginning: Beginning | None = None
         self._cache: Any = None
         self._mask: Any = None
         self._last: Any = None
@@ -201,7 +207,11 @@ class _Batch:
     @property
     def width(self) -> int:
         """How many tokens of each row are read, the padding included."""
-        return self._mask.shape[1] if self._rows else 0
+        if not self._rows:
+            return 0
+        known = self._beginning if any(one.begins for one in self._rows) else None
+        apart = len(known.tokens) if known else 0
+        return apart + int(self._mask.shape[1])
 
     @property
     def can_grow(self) -> bool:
@@ -219,9 +229,10 @@ class _Batch:
         for guided in filter(None, (row.guide for row in rows)):
             guided.begin()
         with torch.inference_mode():
-            self._read([list(row.tokens) for row in ordered])
+            begins = self._read([list(row.tokens) for row in ordered])
         self._rows += [
-            _Growing(row, self._stop, torch.Generator().manual_seed(row.seed)) for row in ordered
+            _Growing(row, self._stop, torch.Generator().manual_seed(row.seed), begins)
+            for row in ordered
         ]
         self._share(started, self._rows[-len(rows) :])
 
@@ -280,16 +291,23 @@ class _Batch:
         self._mask = torch.cat([self._mask, torch.ones_like(self._last)], dim=-1)
         self._last = self._last + lives
         ids = torch.tensor(self._tokens, device=device)[:, None]
-        self._cache, self._logits = self._forward(self._cache, ids, self._last, self._mask)
+        begins = [one.begins for one in self._rows]
+        self._cache, self._logits = self._forward(self._cache, ids, self._last, self._mask, begins)
 
-    def _read(self, prompts: list[list[int]]) -> None:
-        """Read what is each prompt's own, a piece at a time; they are sorted by length."""
+    def _read(self, prompts: list[list[int]]) -> bool:
+        """Read what is each prompt's own, a piece at a time; they are sorted by length.
+
+        Return whether what they begin with is attended to apart.
+        """
         import torch
 
         from harness.models.room import Assembly, is_plain
 
-        shared, beginning = self._read_shared(prompts)
-        old, length = len(self._rows), max(self.width, *map(len, prompts))
+        beginning, is_apart = self._begin(prompts)
+        shared = len(beginning.tokens) if beginning else 0
+        hidden = shared if is_apart else 0
+        old = len(self._rows)
+        length = max(self._mask.shape[1] if old else 0, len(prompts[-1]) - hidden)
         whole = Assembly(old + len(prompts), length)
         parts = []
         if old:
@@ -299,27 +317,31 @@ class _Batch:
 
         def read(piece: list[list[int]], cache: Any) -> Any:
             ids, positions, mask = self._padded(piece, shared)
-            cache, logits = self._forward(cache, ids, positions, mask)
+            mask, begins = mask[:, hidden:], [is_apart] * len(piece)
+            cache, logits = self._forward(cache, ids, positions, mask, begins)
             parts.append((mask, positions[:, -1:], logits))
             return cache
 
         most = PIECE_TOKENS if self._model.device.type == "cpu" else LARGE_PIECE_TOKENS
         for piece in _pieces(prompts, shared, most):
-            width = len(piece[-1]) - shared
-            begun = whole.begun(beginning, len(piece), width) if shared else None
+            begun = None
+            if beginning:
+                width = len(piece[-1]) - shared
+                begun = whole.begun(beginning.cache, shared - hidden, len(piece), width)
             cache = read(piece, begun)
             if not is_plain(cache):  # such a cache cannot be put together
                 if len(piece) < len(prompts):
                     parts.clear()
                     cache = read(prompts, None)
                 break
-            if not shared:
+            if not beginning:
                 whole.add(cache)
         else:
             cache.layers = whole.layers()
         masks, lasts, logits = zip(*parts, strict=True)
         self._cache, self._last, self._logits = cache, torch.cat(lasts), torch.cat(logits)
         self._mask = torch.cat([_left_padded(mask, length) for mask in masks])
+        return is_apart
 
     def _padded(self, prompts: list[list[int]], shared: int) -> tuple[Any, Any, Any]:
         """Return tokens and positions of what is each prompt's own, and the mask of all of it.
@@ -338,22 +360,45 @@ class _Batch:
         positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, shared:]
         return torch.tensor(own, device=device), positions, mask
 
-    def _read_shared(self, prompts: list[list[int]]) -> tuple[int, Any]:
-        """Read what all prompts begin with, once; return its length and the cache (0: none)."""
-        import torch
+    def _begin(self, prompts: list[list[int]]) -> tuple[Beginning | None, bool]:
+        """Return what all prompts begin with, if anything, and whether to attend to it apart.
 
-        from harness.models.room import is_plain
+        There is one such beginning at a time: where rows that go on need it, another is copied.
+        """
+        from harness.models.beginning import LEAST, is_enabled
 
         shared = _shared_length(prompts) if len(prompts) > 1 else 0
-        if not shared:
-            return 0, None
-        ids = torch.tensor([prompts[0][:shared]], device=self._model.device)
+        known = self._beginning
+        if known and shared < len(known.tokens) + LEAST and _all_begin(prompts, known.tokens):
+            return known, True
+        new = self._read_beginning(prompts[0][:shared]) if shared else None
+        is_needed = any(one.begins and not one.is_over for one in self._rows)
+        if new is None or shared < LEAST or is_needed or not is_enabled(self._model):
+            return new, False
+        self._beginning = new
+        return new, True
+
+    def _read_beginning(self, tokens: list[int]) -> Beginning | None:
+        """Read what all prompts begin with; None: nothing can follow it in the model's cache."""
+        import torch
+
+        from harness.models.beginning import Beginning
+        from harness.models.room import is_plain
+
+        ids = torch.tensor([tokens], device=self._model.device)
         cache = self._model(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values
         # A sliding window would count the padding.
-        return (shared, cache) if is_plain(cache) else (0, None)
+        return Beginning(tokens, cache) if is_plain(cache) else None
 
-    def _forward(self, cache: Any, ids: Any, positions: Any, mask: Any) -> tuple[Any, Any]:
-        """Return the cache and the logits of what follows the last of `ids`, row by row."""
+    def _forward(
+        self, cache: Any, ids: Any, positions: Any, mask: Any, begins: Sequence[bool]
+    ) -> tuple[Any, Any]:
+        """Return the cache and the logits of what follows the last of `ids`, row by row.
+
+        Rows of which `begins` is true have read the beginning before what is in `cache`.
+        """
+        known = self._beginning
+        apart = {"beginning": known.of(begins)} if known and any(begins) else {}
         out = self._model(
             input_ids=ids,
             attention_mask=mask,
@@ -361,6 +406,7 @@ class _Batch:
             past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
+            **apart,
         )
         return out.past_key_values, out.logits[:, -1].float()
 
@@ -417,6 +463,12 @@ def _nucleus(shares: Any, top_p: float) -> Any:
     ordered, places = shares.sort(descending=True)
     before = ordered.cumsum(-1) - ordered
     return shares.index_fill(-1, places[(before >= top_p) & (before > 0)], 0.0)
+
+
+def _all_begin(prompts: Sequence[list[int]], tokens: list[int]) -> bool:
+    """Whether all prompts begin with these tokens and go on."""
+    length = len(tokens)
+    return all(len(prompt) > length and prompt[:length] == tokens for prompt in prompts)
 
 
 def _shared_length(prompts: Sequence[Sequence[int]]) -> int:

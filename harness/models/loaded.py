@@ -70,11 +70,14 @@ class Loaded:
         _import_libraries(offline=isinstance(home.source, Path), with_peft=bool(adapters))
         self._home = home
         self._names = {path: f"adapter{index}" for index, path in enumerate(adapters)}
+        from harness.models import beginning
+
         with _quiet():
             self._tokenizer = _load_tokenizer(home)
             self._model = _load_base(home)
             if adapters:
                 self._add_adapters()
+            beginning.enable(self._model)
         self._stop = _stop_tokens(self._model, self._tokenizer)
         self._context = getattr(self._model.config, "max_position_embeddings", None)
         self._too_large = math.inf

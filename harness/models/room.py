@@ -82,18 +82,20 @@ class Assembly:
             whole[..., : self._length - length, :] = 0  # masked, but it must be finite
             whole[..., self._length - length : self._length, :] = read
 
-    def begun(self, beginning: Any, rows: int, width: int) -> Any:
-        """Return the cache of the next rows, which have read `beginning` and will read `width`."""
-        shared = beginning.layers[0].keys.shape[-2]
-        start = self._length - width - shared
+    def begun(self, beginning: Any, copied: int, rows: int, width: int) -> Any:
+        """Return the cache of the next rows, which will read `width` tokens.
+
+        Its first `copied` positions are those of `beginning`, the cache of one row.
+        """
+        start = self._length - width - copied
         parts = []
         for whole, read in self._next(beginning, rows):
             whole[..., :start, :] = 0
-            whole[..., start : start + shared, :] = read
+            whole[..., start : start + copied, :] = read[..., :copied, :]
             parts.append(whole[..., start:, :])
         cache = copy(beginning)
         cache.layers = [
-            RoomyLayer(keys, values, shared)
+            RoomyLayer(keys, values, copied)
             for keys, values in zip(parts[::2], parts[1::2], strict=True)
         ]
         return cache

@@ -1,0 +1,146 @@
+"""What all prompts of a batch begin with: read once, and attended to once for all rows.
+
+A step attends to every row's own tokens apart from the beginning that they share, and joins both
+by their log-sum-exp: with s1 and s2 the log-sum-exp of the scores of each part, attention to all
+is the mean of both, weighted by exp(s1) and exp(s2) (Ye et al. 2024, "Cascade Inference"). Measured
+on two cores, 136 rows of 240 tokens, 94 of them shared: 6.7 instead of 12.5 ms; 100 rows of 480,
+330 of them shared: 5.2 instead of 17.0 ms.
+
+On CPUs only, and where a probe finds that the model does it: elsewhere the beginning is copied to
+each row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+LEAST = 32
+"""A shorter beginning is copied to each row: to attend to it apart would take longer."""
+NAME = "shared_beginning"
+TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Beginning:
+    """Tokens that prompts begin with, and the cache (one row) of a model that read them.
+
+    `rows` tells which rows of a batch begin so, booleans of shape (rows,); None: all do.
+    """
+
+    tokens: list[int]
+    cache: Any
+    rows: torch.Tensor | None = None
+
+    def of(self, rows: Sequence[bool]) -> Beginning:
+        """Return the beginning of those of a batch's rows that are true here."""
+        if all(rows):
+            return self
+        return replace(self, rows=torch.tensor(rows, device=self.cache.layers[0].keys.device))
+
+
+def enable(model: Any) -> None:
+    """Let `model`, a causal language model of transformers, take a `beginning` if it can.
+
+    It then reads `beginning=Beginning(...)` together with ids, positions, mask and cache of what
+    comes behind it.
+    """
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    if model.device.type != "cpu" or model.config._attn_implementation != "sdpa":
+        return
+    AttentionInterface.register(NAME, _attended)
+    AttentionMaskInterface.register(NAME, sdpa_mask)
+    model.set_attn_implementation(NAME)
+    if not _is_read(model):
+        model.set_attn_implementation("sdpa")
+
+
+def is_enabled(model: Any) -> bool:
+    """Whether `model` takes a `beginning`."""
+    return bool(model.config._attn_implementation == NAME)
+
+
+def _is_read(model: Any) -> bool:
+    """Whether a beginning that is passed on its own changes no logits."""
+    ids = torch.arange(2 * LEAST)[None]
+    first, rest = ids[:, :LEAST], ids[:, LEAST:]
+    positions, mask = torch.arange(LEAST, 2 * LEAST)[None], torch.ones_like(rest)
+    try:
+        with torch.inference_mode():
+            whole = model(input_ids=ids).logits[:, LEAST:]
+            cache = model(input_ids=first, use_cache=True).past_key_values
+            apart = model(
+                input_ids=rest,
+                attention_mask=mask,
+                position_ids=positions,
+                use_cache=True,
+                beginning=Beginning(first[0].tolist(), cache),
+            ).logits
+    except Exception:  # whatever its code does not take: then it is not used
+        return False
+    return torch.allclose(whole, apart, rtol=TOLERANCE, atol=TOLERANCE)
+
+
+def _attended(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    beginning: Beginning | None = None,
+    scaling: float | None = None,
+    **rest: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attend to `key` and `value`, and to the beginning where there is one.
+
+    `query` is (rows, heads, queries, size), the result (rows, queries, heads, size).
+    """
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    if beginning is None:
+        return sdpa_attention_forward(  # type: ignore[no-any-return]
+            module, query, key, value, attention_mask, scaling=scaling, **rest
+        )
+    rows, heads, queries, size = query.shape
+    layer = beginning.cache.layers[module.layer_idx]
+    together = query.transpose(0, 1).reshape(1, heads, rows * queries, size)
+    shared, shared_sums = _flash(together, layer.keys, layer.values, None, scaling)
+    if queries == 1:  # the heads of one key side by side: so it is fetched once
+        query = query.reshape(rows, key.shape[1], -1, size)
+    is_causal = queries > 1 and attention_mask is None
+    own, own_sums = _flash(query, key, value, attention_mask, scaling, is_causal=is_causal)
+    shared, own = (
+        shared.transpose(1, 2).reshape(rows, queries, heads, size),
+        own.reshape(rows, heads, queries, size).transpose(1, 2),
+    )
+    shared_sums, own_sums = (
+        shared_sums.transpose(1, 2).reshape(rows, queries, heads),
+        own_sums.reshape(rows, heads, queries).transpose(1, 2),
+    )
+    if beginning.rows is not None:
+        shared_sums = shared_sums.masked_fill(~beginning.rows[:, None, None], -torch.inf)
+    weights = torch.sigmoid(own_sums - shared_sums)
+    return torch.lerp(shared, own, weights[..., None]), None
+
+
+def _flash(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    seen: torch.Tensor | None,
+    scaling: float | None,
+    *,
+    is_causal: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return attention, (rows, heads, queries, size), and the log-sum-exp of its scores."""
+    if seen is not None:
+        # Not minus infinity: a padding sees nothing, and what comes of it must be finite.
+        seen = torch.where(seen, 0.0, torch.finfo(query.dtype).min).to(query.dtype)
+    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(  # type: ignore[no-any-return]
+        query, key, value, is_causal=is_causal, attn_mask=seen, scale=scaling
+    )
