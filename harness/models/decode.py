@@ -397,16 +397,19 @@ class _Batch:
 
         Rows of which `begins` is true have read the beginning before what is in `cache`.
         """
-        known = self._beginning
-        apart = {"beginning": known.of(begins)} if known and any(begins) else {}
+        seen: dict[str, Any] = {"attention_mask": mask}
+        if (known := self._beginning) and any(begins):
+            seen = {
+                "attention_mask": known.mask(mask, ids.shape[1]),
+                "beginning": known.of(begins),
+            }
         out = self._model(
             input_ids=ids,
-            attention_mask=mask,
             position_ids=positions,
             past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
-            **apart,
+            **seen,
         )
         return out.past_key_values, out.logits[:, -1].float()
 
