@@ -140,12 +140,14 @@ class Stream:
         self._largest = max(self._largest, room(rows))
         if not living:
             return True
-        longest = max(len(row.tokens) for row in rows)
-        read = len(living) * width + len(rows) * longest
-        padded = (len(living) + len(rows)) * max(width, longest)
         together = room([*living, *rows])
         is_small = together < self._most and together <= JOINED * self._largest
-        return self._batch.can_grow and is_small and padded <= PADDED * read
+        if not (is_small and self._batch.can_grow):
+            return False
+        longest = max(len(row.tokens) for row in rows) - self._batch.apart(rows)
+        read = len(living) * width + len(rows) * longest
+        padded = (len(living) + len(rows)) * max(width, longest)
+        return padded <= PADDED * read
 
 
 @dataclass(slots=True)
@@ -155,8 +157,8 @@ class _Growing:
     row: Row
     stop: Collection[int]
     generator: Any
-    begins: bool
-    """Whether it begins with what is attended to apart."""
+    is_apart: bool
+    """Whether its beginning is attended to apart."""
     tokens: list[int] = field(default_factory=list)
     seconds: float = 0.0
     is_told: bool = False
@@ -206,12 +208,13 @@ class _Batch:
 
     @property
     def width(self) -> int:
-        """How many tokens of each row are read, the padding included."""
-        if not self._rows:
-            return 0
-        known = self._beginning if any(one.begins for one in self._rows) else None
-        apart = len(known.tokens) if known else 0
-        return apart + int(self._mask.shape[1])
+        """How many tokens of each row are in the cache, the padding included."""
+        return self._mask.shape[1] if self._rows else 0
+
+    def apart(self, rows: Sequence[Row]) -> int:
+        """Return how many first tokens of these rows would not be in the cache, but apart."""
+        shared, is_apart = self._begin([list(row.tokens) for row in rows])
+        return shared if is_apart else 0
 
     @property
     def can_grow(self) -> bool:
@@ -229,9 +232,9 @@ class _Batch:
         for guided in filter(None, (row.guide for row in rows)):
             guided.begin()
         with torch.inference_mode():
-            begins = self._read([list(row.tokens) for row in ordered])
+            is_apart = self._read([list(row.tokens) for row in ordered])
         self._rows += [
-            _Growing(row, self._stop, torch.Generator().manual_seed(row.seed), begins)
+            _Growing(row, self._stop, torch.Generator().manual_seed(row.seed), is_apart)
             for row in ordered
         ]
         self._share(started, self._rows[-len(rows) :])
@@ -291,11 +294,11 @@ class _Batch:
         self._mask = torch.cat([self._mask, torch.ones_like(self._last)], dim=-1)
         self._last = self._last + lives
         ids = torch.tensor(self._tokens, device=device)[:, None]
-        begins = [one.begins for one in self._rows]
-        self._cache, self._logits = self._forward(self._cache, ids, self._last, self._mask, begins)
+        apart = [one.is_apart for one in self._rows]
+        self._cache, self._logits = self._forward(self._cache, ids, self._last, self._mask, apart)
 
     def _read(self, prompts: list[list[int]]) -> bool:
-        """Read what is each prompt's own, a piece at a time; they are sorted by length.
+        """Read prompts, sorted by length, what is each one's own a piece at a time.
 
         Return whether what they begin with is attended to apart.
         """
@@ -303,8 +306,9 @@ class _Batch:
 
         from harness.models.room import Assembly, is_plain
 
-        beginning, is_apart = self._begin(prompts)
-        shared = len(beginning.tokens) if beginning else 0
+        shared, is_apart = self._begin(prompts)
+        beginning = self._read_beginning(prompts[0][:shared], is_apart) if shared else None
+        shared = shared if beginning else 0
         hidden = shared if is_apart else 0
         old = len(self._rows)
         length = max(self._mask.shape[1] if old else 0, len(prompts[-1]) - hidden)
@@ -317,8 +321,8 @@ class _Batch:
 
         def read(piece: list[list[int]], cache: Any) -> Any:
             ids, positions, mask = self._padded(piece, shared)
-            mask, begins = mask[:, hidden:], [is_apart] * len(piece)
-            cache, logits = self._forward(cache, ids, positions, mask, begins)
+            mask, apart = mask[:, hidden:], [is_apart] * len(piece)
+            cache, logits = self._forward(cache, ids, positions, mask, apart)
             parts.append((mask, positions[:, -1:], logits))
             return cache
 
@@ -360,48 +364,50 @@ class _Batch:
         positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, shared:]
         return torch.tensor(own, device=device), positions, mask
 
-    def _begin(self, prompts: list[list[int]]) -> tuple[Beginning | None, bool]:
-        """Return what all prompts begin with, if anything, and whether to attend to it apart.
+    def _begin(self, prompts: list[list[int]]) -> tuple[int, bool]:
+        """Return how many first tokens are read once for all prompts, and whether they stay apart.
 
-        There is one such beginning at a time: where rows that go on need it, another is copied.
+        One beginning is apart at a time. Where rows that go on need it, another one is copied.
         """
         from harness.models.beginning import LEAST, is_enabled
 
         shared = _shared_length(prompts) if len(prompts) > 1 else 0
-        known = self._beginning
-        if known and shared < len(known.tokens) + LEAST and _all_begin(prompts, known.tokens):
-            return known, True
-        new = self._read_beginning(prompts[0][:shared]) if shared else None
-        is_needed = any(one.begins and not one.is_over for one in self._rows)
-        if new is None or shared < LEAST or is_needed or not is_enabled(self._model):
-            return new, False
-        self._beginning = new
-        return new, True
+        is_needed = any(one.is_apart and not one.is_over for one in self._rows)
+        known = self._beginning.tokens if self._beginning else []
+        if known and (is_needed or shared < len(known) + LEAST) and _all_begin(prompts, known):
+            return len(known), True
+        return shared, shared >= LEAST and not is_needed and is_enabled(self._model)
 
-    def _read_beginning(self, tokens: list[int]) -> Beginning | None:
+    def _read_beginning(self, tokens: list[int], is_apart: bool) -> Beginning | None:
         """Read what all prompts begin with; None: nothing can follow it in the model's cache."""
         import torch
 
         from harness.models.beginning import Beginning
         from harness.models.room import is_plain
 
+        if is_apart and self._beginning and self._beginning.tokens == tokens:
+            return self._beginning
         ids = torch.tensor([tokens], device=self._model.device)
         cache = self._model(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values
-        # A sliding window would count the padding.
-        return Beginning(tokens, cache) if is_plain(cache) else None
+        if not is_plain(cache):  # a sliding window would count the padding
+            return None
+        beginning = Beginning(tokens, cache)
+        if is_apart:
+            self._beginning = beginning
+        return beginning
 
     def _forward(
-        self, cache: Any, ids: Any, positions: Any, mask: Any, begins: Sequence[bool]
+        self, cache: Any, ids: Any, positions: Any, mask: Any, apart: Sequence[bool]
     ) -> tuple[Any, Any]:
         """Return the cache and the logits of what follows the last of `ids`, row by row.
 
-        Rows of which `begins` is true have read the beginning before what is in `cache`.
+        Rows of which `apart` is true have read the beginning before what is in `cache`.
         """
         seen: dict[str, Any] = {"attention_mask": mask}
-        if (known := self._beginning) and any(begins):
+        if (known := self._beginning) and any(apart):
             seen = {
                 "attention_mask": known.mask(mask, ids.shape[1]),
-                "beginning": known.of(begins),
+                "beginning": known.of(apart),
             }
         out = self._model(
             input_ids=ids,
@@ -474,7 +480,8 @@ def _all_begin(prompts: Sequence[list[int]], tokens: list[int]) -> bool:
     return all(len(prompt) > length and prompt[:length] == tokens for prompt in prompts)
 
 
-def _shared_length(prompts: Sequence[Sequence[int]]) -> int:
+def _shared_length(prompts: Sequence[list[int]]) -> int:
     """Return how many first tokens are the same in all prompts, one token left to each."""
-    same = takewhile(lambda column: len(set(column)) == 1, zip(*prompts, strict=False))
+    # What the first and the last in their order share, all share.
+    same = takewhile(lambda pair: pair[0] == pair[1], zip(min(prompts), max(prompts), strict=False))
     return min(sum(1 for _ in same), min(map(len, prompts)) - 1)

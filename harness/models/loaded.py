@@ -68,10 +68,10 @@ class Loaded:
 
     def __init__(self, home: Home, adapters: Sequence[Path]) -> None:
         _import_libraries(offline=isinstance(home.source, Path), with_peft=bool(adapters))
-        self._home = home
-        self._names = {path: f"adapter{index}" for index, path in enumerate(adapters)}
         from harness.models import beginning
 
+        self._home = home
+        self._names = {path: f"adapter{index}" for index, path in enumerate(adapters)}
         with _quiet():
             self._tokenizer = _load_tokenizer(home)
             self._model = _load_base(home)
