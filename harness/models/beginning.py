@@ -14,6 +14,7 @@ probe to tell.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -67,14 +68,24 @@ def enable(model: Any) -> None:
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask
 
+    from harness.models.room import is_plain
+
     # Parts of the model that see or hear keep their own attention.
     config = model.config.get_text_config()
     if model.device.type != "cpu" or config._attn_implementation != "sdpa":
         return
     AttentionInterface.register(NAME, _attended)
     AttentionMaskInterface.register(NAME, sdpa_mask)
-    if not _is_read(model, config):
-        config._attn_implementation = "sdpa"
+    ids = torch.arange(2 * LEAST)[None]
+    # A model's code that does not take it can break in any way: then it is not used.
+    with suppress(Exception), torch.inference_mode():
+        whole = model(input_ids=ids, use_cache=True)
+        config._attn_implementation = NAME
+        read, apart = whole.logits[0], _read_apart(model, ids)
+        is_same = torch.allclose(apart, read, rtol=TOLERANCE, atol=TOLERANCE)
+        if is_same and is_plain(whole.past_key_values):
+            return
+    config._attn_implementation = "sdpa"
 
 
 def is_enabled(model: Any) -> bool:
@@ -82,38 +93,26 @@ def is_enabled(model: Any) -> bool:
     return bool(model.config.get_text_config()._attn_implementation == NAME)
 
 
-def _is_read(model: Any, config: Any) -> bool:
-    """Whether the model, from now on, says the same of a beginning that is passed on its own.
+def _read_apart(model: Any, ids: torch.Tensor) -> torch.Tensor:
+    """Return the logits of `ids`, which count the positions.
 
-    It reads a few tokens behind it together and, as a step does, one.
+    They are read in three parts: the beginning, what is behind it, and one token, as a step does.
     """
-    from harness.models.room import is_plain
-
-    ids = torch.arange(2 * LEAST)[None]
-    first, *rest = torch.split(ids, [LEAST, LEAST - 1, 1], dim=-1)
-    try:
-        with torch.inference_mode():
-            whole = model(input_ids=ids, use_cache=True)
-            config._attn_implementation = NAME
-            cache = model(input_ids=first, use_cache=True).past_key_values
-            if not (is_plain(whole.past_key_values) and is_plain(cache)):
-                return False
-            beginning, own = Beginning(first[0].tolist(), cache), type(cache)()
-            said = []
-            for next_ids in rest:
-                seen = torch.ones(1, own.get_seq_length() + next_ids.shape[1])
-                said += model(
-                    input_ids=next_ids,
-                    attention_mask=beginning.mask(seen, next_ids.shape[1]),
-                    position_ids=next_ids,  # the ids count the positions
-                    past_key_values=own,
-                    use_cache=True,
-                    beginning=beginning,
-                ).logits
-    except Exception:  # whatever its code does not take: then it is not used
-        return False
-    told = whole.logits[0, LEAST:]
-    return torch.allclose(torch.cat(said), told, rtol=TOLERANCE, atol=TOLERANCE)
+    first, *rest = torch.split(ids, [LEAST, ids.shape[1] - LEAST - 1, 1], dim=-1)
+    read = model(input_ids=first, use_cache=True)
+    beginning = Beginning(first[0].tolist(), read.past_key_values)
+    own, said = type(read.past_key_values)(), [read.logits[0]]
+    for part in rest:
+        seen = torch.ones(1, own.get_seq_length() + part.shape[1])
+        said += model(
+            input_ids=part,
+            attention_mask=beginning.mask(seen, part.shape[1]),
+            position_ids=part,
+            past_key_values=own,
+            use_cache=True,
+            beginning=beginning,
+        ).logits
+    return torch.cat(said)
 
 
 def _attended(
