@@ -149,6 +149,8 @@ class Loaded:
     def _load_adapters(self) -> None:
         from peft import PeftModel
 
+        from harness.models import adapters
+
         base, self._model = self._model, None
         for path, name in self._names.items():
             try:
@@ -161,7 +163,7 @@ class Loaded:
                     self._model.load_adapter(path, name, autocast_adapter_dtype=False)
             except Exception as problem:  # a damaged file can break anything in the libraries
                 raise _damaged(path, problem) from None
-        self._model.eval()
+        adapters.enable(self._model.eval())
 
     def _probe(self) -> Any:
         import torch

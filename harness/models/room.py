@@ -41,8 +41,8 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]
         """Keep only these rows, in this order; those that stay in their place are not copied."""
         rows, length = len(indices), self.keys.shape[-2]
         moved = (indices != torch.arange(rows, device=indices.device)).nonzero()[:, 0]
-        for whole in (self._all_keys, self._all_values):
-            whole[moved] = whole[indices[moved]]
+        for filled in (self.keys, self.values):
+            filled[moved] = filled[indices[moved]]
         self._all_keys, self._all_values = self._all_keys[:rows], self._all_values[:rows]
         self.keys, self.values = self._all_keys[..., :length, :], self._all_values[..., :length, :]
 
