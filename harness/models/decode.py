@@ -151,7 +151,7 @@ class Stream:
 
 
 @dataclass(slots=True)
-class _Growing:
+class Growing:
     """A row with what was generated so far."""
 
     row: Row
@@ -165,6 +165,7 @@ class _Growing:
 
     @property
     def is_over(self) -> bool:
+        """Whether it goes no further: its guide, its limit or a stop token says so."""
         if self.row.guide and self.row.guide.done:
             return True
         full = len(self.tokens) >= self.row.limit
@@ -176,19 +177,13 @@ class _Growing:
         if self.row.guide:
             self.row.guide.take(token)
 
-    def drawn(self, logits: Any, likeliest: int) -> int:
-        """Return the next token."""
-        if self.row.temperature > 0 or (self.row.guide and not self.row.guide.done):
-            return _chosen(logits, self.row, self.generator)
-        return likeliest
-
 
 class _Batch:
     """What the model has read so far, row by row, and the logits of what comes next."""
 
     def __init__(self, model: Any, stop: Collection[int], pad: int) -> None:
         self._model, self._stop, self._pad = model, stop, pad
-        self._rows: list[_Growing] = []
+        self._rows: list[Growing] = []
         self._tokens: list[int] = []
         self._beginning: Beginning | None = None
         self._cache: Any = None
@@ -234,21 +229,21 @@ class _Batch:
         with torch.inference_mode():
             is_apart = self._read([list(row.tokens) for row in ordered])
         self._rows += [
-            _Growing(row, self._stop, torch.Generator().manual_seed(row.seed), is_apart)
+            Growing(row, self._stop, torch.Generator().manual_seed(row.seed), is_apart)
             for row in ordered
         ]
         self._share(started, self._rows[-len(rows) :])
 
     def draw(self) -> list[Ended]:
         """Append the next token of each row that goes on; return the rows that ended."""
+        from harness.models.drawing import next_tokens
+
         started = time.perf_counter()
-        growing = [one for one in self._rows if not one.is_over]
-        self._tokens = self._logits.argmax(-1).tolist()
-        for at, one in enumerate(self._rows):
-            if not one.is_over:
-                self._tokens[at] = one.drawn(self._logits[at], self._tokens[at])
-                one.take(self._tokens[at])
-        self._share(started, growing)
+        growing = [(at, one) for at, one in enumerate(self._rows) if not one.is_over]
+        self._tokens = next_tokens(self._logits, self._rows)
+        for at, one in growing:
+            one.take(self._tokens[at])
+        self._share(started, [one for _, one in growing])
         ended = [one for one in self._rows if one.is_over and not one.is_told]
         for one in ended:
             one.is_told = True
@@ -267,7 +262,7 @@ class _Batch:
                 self._read_drawn()
         self._share(started, [one for one in self._rows if not one.is_over])
 
-    def _share(self, started: float, rows: Sequence[_Growing]) -> None:
+    def _share(self, started: float, rows: Sequence[Growing]) -> None:
         for one in rows:
             one.seconds += (time.perf_counter() - started) / len(rows)
 
@@ -441,37 +436,6 @@ def _pieces(prompts: list[list[int]], shared: int, most: int) -> Iterator[list[l
             end += 1
         yield prompts[start:end]
         start = end
-
-
-def _chosen(logits: Any, row: Row, generator: Any) -> int:
-    tried = _tried(logits, row, generator)
-    if row.guide is None or row.guide.done:
-        return next(tried)
-    return next(filter(row.guide.fits, tried), int(logits.argmax()))
-
-
-def _tried(logits: Any, row: Row, generator: Any) -> Iterator[int]:
-    """Yield tokens as they are drawn, none of them put back; then, or if greedy, the likeliest."""
-    import torch
-
-    if row.temperature > 0:
-        shares = _nucleus(torch.softmax(logits.cpu() / row.temperature, dim=-1), row.top_p)
-        # One is enough nearly always. Where it does not fit, starting anew leaves the others
-        # their proportions.
-        for count in (1, int((shares > 0).sum())):
-            yield from torch.multinomial(shares, count, generator=generator).tolist()
-    else:
-        yield int(logits.argmax())
-    yield from torch.argsort(logits, descending=True).tolist()
-
-
-def _nucleus(shares: Any, top_p: float) -> Any:
-    """Return the shares with 0 for all but the likeliest that together have `top_p`."""
-    if top_p >= 1:
-        return shares
-    ordered, places = shares.sort(descending=True)
-    before = ordered.cumsum(-1) - ordered
-    return shares.index_fill(-1, places[(before >= top_p) & (before > 0)], 0.0)
 
 
 def _all_begin(prompts: Sequence[list[int]], tokens: list[int]) -> bool:
