@@ -82,9 +82,9 @@ def ours_base(plan: Plan) -> Took:
 
 def ours_unshared(plan: Plan) -> Took:
     """Ask as a run does, but read what all prompts of a batch begin with once per row."""
-    from harness.models import decode
+    from harness.models import context
 
-    decode._shared_length = lambda prompts: 0  # type: ignore[assignment]
+    context._shared_length = lambda prompts: 0  # type: ignore[assignment]
     return ours(plan)
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 
@@ -9,8 +10,13 @@ pytest_plugins = ["pytester"]
 
 
 def pytest_configure() -> None:
-    """Let Ctrl-C reach the processes of the tests also where the tests run in the background."""
+    """Let Ctrl-C reach the processes of the tests also where the tests run in the background.
+
+    Local models answer on the CPU, also where there is a GPU: in its bfloat16 a reply depends on
+    the batch that its row stands in.
+    """
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -86,11 +86,11 @@ def copied_length(model: Any) -> list[int]:
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.5])
-@pytest.mark.parametrize("piece_tokens", [decode.PIECE_TOKENS, 60])
+@pytest.mark.parametrize("piece_tokens", [2_048, 60])
 def test_rows_that_begin_alike_answer_as_they_would_alone(
     model: Any, plain: Any, monkeypatch: pytest.MonkeyPatch, temperature: float, piece_tokens: int
 ) -> None:
-    monkeypatch.setattr(decode, "PIECE_TOKENS", piece_tokens)
+    monkeypatch.setattr("harness.models.context.PIECE_TOKENS", piece_tokens)
     asked = [row(PROJECT, n, 3 + n % 40, temperature=temperature) for n in range(30)]
     together = generated(model, asked)
     assert copied_length(model) == [len(PROJECT)]  # only the beginning itself

@@ -37,7 +37,7 @@ def growing(seed: int = 0, limit: int = 9, **wishes: Any) -> Any:
     from harness.models.decode import Growing, Row
 
     row = Row([1], limit, seed=seed, **wishes)
-    return Growing(row, (), torch.Generator().manual_seed(seed), is_apart=False)
+    return Growing(row, (), torch.Generator().manual_seed(seed))
 
 
 def drawn(logits: Sequence[float], rows: Sequence[Any]) -> list[int]:

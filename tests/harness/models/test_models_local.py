@@ -5,6 +5,7 @@ import os
 import pkgutil
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -111,7 +112,7 @@ def test_draws_belong_to_the_request_and_not_to_its_batch(tiny_base: Path, model
     assert texts_of(other, answers(models, other)) != texts_of(requests, together)
 
 
-@pytest.mark.parametrize("piece_tokens", [decode.PIECE_TOKENS, 1])
+@pytest.mark.parametrize("piece_tokens", [2_048, 1])
 def test_a_model_that_sees_through_a_window_answers_the_same(
     monkeypatch: pytest.MonkeyPatch, piece_tokens: int
 ) -> None:
@@ -136,7 +137,7 @@ def test_a_model_that_sees_through_a_window_answers_the_same(
     for layer in model.model.layers:
         layer.mlp.down_proj.weight.data.mul_(40)
     rows = [decode.Row([5] * 12 + [7] * n + [9], 8) for n in (1, 6, 3)]
-    monkeypatch.setattr(decode, "PIECE_TOKENS", piece_tokens)
+    monkeypatch.setattr("harness.models.context.PIECE_TOKENS", piece_tokens)
     together = generated(model, rows[:2], rows[2:], stop={3})
     for row in rows:
         assert generated(model, [row], stop={3}) == {row: together[row]}
@@ -188,6 +189,35 @@ def test_a_long_reply_keeps_no_later_batch_waiting(tiny_base: Path, temperature:
     assert list(together)[-1] is long
     for each in [long, *first[1::5], *later[0][::5], *later[1][::5]]:
         assert generated(model, [each]) == {each: together[each]}
+
+
+def test_rows_that_are_joined_are_in_memory_once(
+    tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    from harness.models.context import Context
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_base).eval()
+    layers: list[weakref.ref[Any]] = []
+    still_there: list[bool] = []
+    read, forward = Context.read, Context._forward
+
+    def noting(context: Any, prompts: list[list[int]]) -> None:
+        layers[:] = [weakref.ref(one) for one in context._cache.layers] if context._cache else []
+        read(context, prompts)
+
+    def watched(context: Any, cache: Any, ids: Any, *rest: Any) -> Any:
+        if layers and ids.shape[1] > 1:
+            still_there.extend(one() is not None for one in layers)
+        return forward(context, cache, ids, *rest)
+
+    monkeypatch.setattr(Context, "read", noting)
+    monkeypatch.setattr(Context, "_forward", watched)
+    first = [decode.Row([5] * 9 + [7 + n] * 4, 30 if n < 4 else 3) for n in range(20)]
+    generated(model, first, [decode.Row([5] * 9 + [8 + n] * 4, 9) for n in range(8)])
+    assert still_there
+    assert not any(still_there)
 
 
 def test_a_batch_that_would_be_padded_much_waits_for_its_turn(tiny_base: Path) -> None:
@@ -353,7 +383,7 @@ def test_memory_that_is_too_small_halves_the_batch(
 @pytest.mark.parametrize("call", [2, 4])
 @pytest.mark.parametrize(
     "place",
-    ["harness.models.decode:_Batch._forward", "harness.models.room:RoomyLayer.update",
+    ["harness.models.context:Context._forward", "harness.models.room:RoomyLayer.update",
      "harness.models.room:RoomyLayer.batch_select_indices"],
 )  # fmt: skip
 def test_memory_that_ends_amid_the_replies_loses_none(
