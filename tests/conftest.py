@@ -12,8 +12,8 @@ pytest_plugins = ["pytester"]
 def pytest_configure() -> None:
     """Let Ctrl-C reach the processes of the tests also where the tests run in the background.
 
-    Local models answer on the CPU, also where there is a GPU: in its bfloat16 a reply depends on
-    the batch that its row stands in.
+    And let local models answer on the CPU: the tests compare replies that float32 keeps the same
+    whatever batch they are made in, which a GPU's bfloat16 does not.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ["CUDA_VISIBLE_DEVICES"] = ""

@@ -1,8 +1,8 @@
 """Plain LoRA in one step: what an adapter adds goes straight to where it belongs.
 
 PEFT computes `result + up(down(x)) * scaling`: three tensors as large as the result, where one
-product can add to it in its place. Measured on two cores: the shipped candidate's replies take 5 %
-less time.
+product can add to it in its place. Measured on two cores, the shipped base and candidate: all
+replies take 3 % less time.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 def enable(model: Any) -> None:
     """Let the plain LoRA layers of `model`, a PeftModel in eval mode, take the one step.
 
-    Quantized layers, other precisions, variants like DoRA and adapters with a bias of their own
+    Such a model is for asking: it can be neither trained nor merged any more. Quantized layers, other precisions, variants like DoRA and adapters with a bias of their own
     stay as they are.
     """
     from peft.tuners.lora.layer import Linear
@@ -35,7 +35,7 @@ class _OneStep:
     def forward(
         module: Any, active_adapter: str, x: torch.Tensor, result: torch.Tensor, **_: Any
     ) -> torch.Tensor:
-        """Add the adapter's part to `result`, (..., features), which is the base's and is new."""
+        """Add the adapter's part to `result`, (..., features), which nobody else holds."""
         down, up = module.lora_A[active_adapter].weight, module.lora_B[active_adapter].weight
         low = torch.nn.functional.linear(x, down).flatten(0, -2)
         result.view(-1, result.shape[-1]).addmm_(low, up.T, alpha=module.scaling[active_adapter])

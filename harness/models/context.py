@@ -26,7 +26,8 @@ class Context:
     def __init__(self, model: Any, pad: int) -> None:
         """Hold nothing yet; `model` is a causal language model of transformers in eval mode."""
         self._model, self._pad = model, pad
-        self._is_plain = True
+        self.can_change = is_plain(self._read_alone([pad]))
+        """Whether rows can leave and join; the caches of some models do not allow it."""
         self._beginning: Beginning | None = None
         self._apart: list[bool] = []
         """Which rows have read the beginning before what is in the cache."""
@@ -43,11 +44,6 @@ class Context:
         """How many tokens of each row are in the cache, the padding included."""
         return self._mask.shape[1]
 
-    @property
-    def can_change(self) -> bool:
-        """Whether rows can leave and join; the caches of some models do not allow it."""
-        return self._is_plain
-
     def apart(self, prompts: Sequence[list[int]]) -> int:
         """Return how many first tokens of these prompts would not be in the cache, but apart."""
         shared, is_apart = self._shared(prompts)
@@ -57,11 +53,10 @@ class Context:
     def read(self, prompts: list[list[int]]) -> None:
         """Read more prompts, sorted by length; the rows that are there keep their place."""
         shared, is_apart = self._shared(prompts)
-        beginning = self._read_beginning(prompts[0][:shared], is_apart) if shared else None
-        is_apart = is_apart and self._is_plain
-        if self._is_plain:
+        if self.can_change:
+            beginning = self._read_beginning(prompts[0][:shared], is_apart) if shared else None
             self._read_in_pieces(prompts, beginning, is_apart)
-        if not self._is_plain:
+        else:
             self._read_at_once(prompts)
         self._apart += [is_apart] * len(prompts)
         self._lives += [True] * len(prompts)
@@ -80,7 +75,7 @@ class Context:
 
     @torch.inference_mode()
     def keep(self, places: Sequence[int]) -> None:
-        """Drop all rows but those at `places`, which come in this order then."""
+        """Drop all rows but those at `places`, in this order; `append` tells what comes next."""
         self._apart = [self._apart[at] for at in places]
         self._lives = [self._lives[at] for at in places]
         if not places:
@@ -89,29 +84,30 @@ class Context:
         chosen = torch.tensor(places, device=self._model.device)
         self._cache.batch_select_indices(chosen)
         self._mask, self._last = self._mask[chosen], self._last[chosen]
+        self.logits = torch.empty((0, 0))
 
     def _shared(self, prompts: Sequence[list[int]]) -> tuple[int, bool]:
         """Return how many first tokens are read once for all prompts, and whether they stay apart.
 
         One beginning is apart at a time. Where living rows need it, another one is copied.
         """
-        shared = _shared_length(prompts) if len(prompts) > 1 and self._is_plain else 0
+        shared = _shared_length(prompts) if len(prompts) > 1 and self.can_change else 0
         is_needed = any(map(and_, self._apart, self._lives))
         known = self._beginning.tokens if self._beginning else []
         if known and (is_needed or shared < len(known) + LEAST) and _all_begin(prompts, known):
             return len(known), True
         return shared, shared >= LEAST and not is_needed and is_enabled(self._model)
 
-    def _read_beginning(self, tokens: list[int], is_apart: bool) -> Beginning | None:
-        """Read what all prompts begin with; None: nothing can follow it in the model's cache."""
+    @torch.inference_mode()
+    def _read_alone(self, tokens: list[int]) -> Any:
+        """Return the cache of one row that has read these tokens."""
+        ids = torch.tensor([tokens], device=self._model.device)
+        return self._model(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values
+
+    def _read_beginning(self, tokens: list[int], is_apart: bool) -> Beginning:
         if is_apart and self._beginning and self._beginning.tokens == tokens:
             return self._beginning
-        ids = torch.tensor([tokens], device=self._model.device)
-        cache = self._model(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values
-        self._is_plain = is_plain(cache)
-        if not self._is_plain:  # a sliding window would count the padding
-            return None
-        beginning = Beginning(tokens, cache)
+        beginning = Beginning(tokens, self._read_alone(tokens))
         if is_apart:
             self._beginning = beginning
         return beginning
@@ -139,9 +135,6 @@ class Context:
             cache, logits = self._forward(begun, ids, positions, mask, apart)
             parts.append((mask, positions[:, -1:], logits))
             if not beginning:
-                self._is_plain = is_plain(cache)
-                if not self._is_plain:  # such caches cannot be put together
-                    return
                 whole.add(cache)
         cache.layers = whole.layers()
         self._cache = cache
@@ -150,6 +143,7 @@ class Context:
         self.logits = torch.cat([said for _, _, said in parts])
 
     def _read_at_once(self, prompts: list[list[int]]) -> None:
+        """Read prompts where nothing was read, into the cache as the model makes it."""
         ids, positions, self._mask = self._padded(prompts, 0)
         apart = [False] * len(prompts)
         self._cache, self.logits = self._forward(None, ids, positions, self._mask, apart)

@@ -214,11 +214,11 @@ class _Batch:
         from harness.models.drawing import next_tokens
 
         started = time.perf_counter()
-        growing = [(at, one) for at, one in enumerate(self._rows) if not one.is_over]
-        self._tokens = next_tokens(self._context.logits, self._rows)
-        for at, one in growing:
+        growing = {at: one for at, one in enumerate(self._rows) if not one.is_over}
+        self._tokens = next_tokens(self._context.logits, growing)
+        for at, one in growing.items():
             one.take(self._tokens[at])
-        self._share(started, [one for _, one in growing])
+        self._share(started, growing.values())
         ended = [one for one in self._rows if one.is_over and not one.is_told]
         for one in ended:
             one.is_told = True
@@ -237,7 +237,7 @@ class _Batch:
             self._context.append(self._tokens, [not one.is_over for one in self._rows])
         self._share(started, [one for one in self._rows if not one.is_over])
 
-    def _share(self, started: float, rows: Sequence[Growing]) -> None:
+    def _share(self, started: float, rows: Collection[Growing]) -> None:
         for one in rows:
             one.seconds += (time.perf_counter() - started) / len(rows)
 

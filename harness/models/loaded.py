@@ -144,7 +144,7 @@ class Loaded:
                 )
             for path in self._names:
                 with self._active(path):
-                    _refuse_idle(path, self._probe(), base)
+                    _refuse_useless(path, self._probe(), base)
 
     def _load_adapters(self) -> None:
         from peft import PeftModel
@@ -439,11 +439,16 @@ def _alike(logits: Any, others: Any) -> bool:
     return torch.allclose(logits, others, rtol=LOGITS_TOLERANCE, atol=LOGITS_TOLERANCE)
 
 
-def _refuse_idle(path: Path, logits: Any, base: Any) -> None:
+def _refuse_useless(path: Path, logits: Any, base: Any) -> None:
     if (logits == base).all():
         raise EvidenceError(
             f"{path}: the adapter changes nothing in its base's answers; "
             "delete the folder to train it again"
+        )
+    if not logits.isfinite().all():
+        raise EvidenceError(
+            f"{path}: with the adapter the model says nothing but NaN or infinity; "
+            "train it again with a lower learning rate"
         )
 
 

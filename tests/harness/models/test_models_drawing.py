@@ -45,7 +45,8 @@ def drawn(logits: Sequence[float], rows: Sequence[Any]) -> list[int]:
 
     from harness.models.drawing import next_tokens
 
-    return next_tokens(torch.tensor([list(logits)] * len(rows)), rows)
+    given = torch.tensor([list(logits)] * len(rows))
+    return next_tokens(given, {at: row for at, row in enumerate(rows) if not row.is_over})
 
 
 def shares(logits: Sequence[float], temperature: float) -> list[float]:
@@ -130,6 +131,40 @@ def test_a_temperature_near_zero_takes_the_likeliest(seed: int, heat: float, top
     assert drawn(LOGITS, [growing(seed, temperature=heat, top_p=top_p)]) == [1]
 
 
+def test_a_draw_stands_though_a_batch_rounds_differently() -> None:
+    import torch
+
+    from harness.models.drawing import next_tokens
+
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn((300, 20_000), generator=generator) * 2
+    noise = torch.randn(logits.shape, generator=generator) * 1e-5
+
+    def tokens(given: Any) -> list[int]:
+        rows = {at: growing(at, temperature=1.0) for at in range(len(given))}
+        return next_tokens(given, rows)
+
+    assert tokens(logits) == tokens(logits + noise)
+
+
+def test_top_p_cuts_its_own_row_alone() -> None:
+    import torch
+
+    from harness.models.drawing import _shares
+
+    logits = torch.randn((2, 50_000), generator=torch.Generator().manual_seed(0)) * 3
+    free, narrow = (growing(temperature=1.0, top_p=top_p).row for top_p in (1.0, 0.5))
+    alone, beside = _shares(logits[:1].clone(), [free]), _shares(logits.clone(), [free, narrow])
+    assert torch.equal(alone[0], beside[0])
+    assert (beside[0] > 0).all()
+    assert 0.5 <= beside[1].sum() < 0.51
+
+
 def test_logits_that_are_no_numbers_are_a_token_all_the_same() -> None:
-    tokens = drawn([float("nan")] * 6, [growing(temperature=1.0), growing()])
-    assert all(0 <= token < 6 for token in tokens)
+    guide = Only([2])
+    wishes: list[dict[str, Any]] = [{}, {"temperature": 1.0}, {"temperature": 1.0, "guide": guide}]
+    for logits in ([float("nan")] * 6, [0.0, float("inf"), 0, 0, 0, 0], [-float("inf")] * 6):
+        free, hot, guided = drawn(logits, [growing(**wish) for wish in wishes])
+        assert 0 <= free < 6
+        assert 0 <= hot < 6
+        assert guided == 2

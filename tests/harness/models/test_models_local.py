@@ -112,9 +112,9 @@ def test_draws_belong_to_the_request_and_not_to_its_batch(tiny_base: Path, model
     assert texts_of(other, answers(models, other)) != texts_of(requests, together)
 
 
-@pytest.mark.parametrize("piece_tokens", [2_048, 1])
+@pytest.mark.parametrize("shared", [12, 0])
 def test_a_model_that_sees_through_a_window_answers_the_same(
-    monkeypatch: pytest.MonkeyPatch, piece_tokens: int
+    monkeypatch: pytest.MonkeyPatch, shared: int
 ) -> None:
     import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM
@@ -136,11 +136,19 @@ def test_a_model_that_sees_through_a_window_answers_the_same(
     model = Qwen3ForCausalLM(config).eval()
     for layer in model.model.layers:
         layer.mlp.down_proj.weight.data.mul_(40)
-    rows = [decode.Row([5] * 12 + [7] * n + [9], 8) for n in (1, 6, 3)]
-    monkeypatch.setattr("harness.models.context.PIECE_TOKENS", piece_tokens)
+    rows = [decode.Row([5] * shared + [7 + n] * (n + 8) + [9], 8) for n in (1, 6, 3)]
+    monkeypatch.setattr("harness.models.context.PIECE_TOKENS", 1)
     together = generated(model, rows[:2], rows[2:], stop={3})
+    forward, read = model.forward, []
+
+    def counted(*args: Any, **given: Any) -> Any:
+        read.append(tuple(given["input_ids"].shape))
+        return forward(*args, **given)
+
+    monkeypatch.setattr(model, "forward", counted)
     for row in rows:
         assert generated(model, [row], stop={3}) == {row: together[row]}
+        assert read.count((1, len(row.tokens))) == 1
 
 
 def test_a_row_that_ends_with_the_context_lets_the_others_go_on() -> None:
@@ -246,6 +254,9 @@ def test_base_and_adapters_share_one_load_and_do_not_disturb_each_other(
     planned = [requests_of(spec, models) for spec in arms]
     together = answers(models, *planned)
     assert len(loads) == 1
+    model = models._provider(base)._loaded._model  # type: ignore[attr-defined]
+    layer = model.model.model.layers[0].mlp.up_proj
+    assert set(layer.lora_variant) == {"adapter0", "adapter1"}  # they take one step
     for requests in planned:
         single = Models()
         assert texts_of(requests, together) == texts_of(requests, answers(single, requests))
@@ -301,6 +312,15 @@ def test_an_adapter_that_changes_nothing_is_no_evidence(
 ) -> None:
     adapter = make_adapter(0, scale=0.0)
     with pytest.raises(EvidenceError, match=r"changes nothing .* delete the folder") as caught:
+        answers(models, requests_of(spec_of(tiny_base, adapter=adapter), models))
+    assert str(adapter) in str(caught.value)
+
+
+def test_an_adapter_of_a_training_that_blew_up_is_no_evidence(
+    tiny_base: Path, make_adapter: Callable[..., Path], models: Models
+) -> None:
+    adapter = make_adapter(0, scale=float("nan"))
+    with pytest.raises(EvidenceError, match=r"NaN or infinity; .* lower learning rate") as caught:
         answers(models, requests_of(spec_of(tiny_base, adapter=adapter), models))
     assert str(adapter) in str(caught.value)
 
