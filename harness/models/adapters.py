@@ -15,8 +15,8 @@ import torch
 def enable(model: Any) -> None:
     """Let the plain LoRA layers of `model`, a PeftModel in eval mode, take the one step.
 
-    Such a model is for asking: it can be neither trained nor merged any more. Quantized layers, other precisions, variants like DoRA and adapters with a bias of their own
-    stay as they are.
+    Such a model is for asking: it can be neither trained nor merged any more. Quantized layers,
+    other precisions, variants like DoRA and adapters with a bias of their own stay as they are.
     """
     from peft.tuners.lora.layer import Linear
 
