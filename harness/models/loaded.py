@@ -10,7 +10,7 @@ import os
 import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -149,8 +149,6 @@ class Loaded:
     def _load_adapters(self) -> None:
         from peft import PeftModel
 
-        from harness.models import adapters
-
         base, self._model = self._model, None
         for path, name in self._names.items():
             try:
@@ -163,7 +161,7 @@ class Loaded:
                     self._model.load_adapter(path, name, autocast_adapter_dtype=False)
             except Exception as problem:  # a damaged file can break anything in the libraries
                 raise _damaged(path, problem) from None
-        adapters.enable(self._model.eval())
+        self._model.eval()
 
     def _probe(self) -> Any:
         import torch
@@ -176,11 +174,16 @@ class Loaded:
     def _active(self, adapter: Path | None) -> Iterator[None]:
         if not self._names:
             yield
-        elif adapter is None:
-            with self._model.disable_adapter():
-                yield
-        else:
-            self._model.set_adapter(self._names[adapter], inference_mode=True)
+            return
+        from harness.models.adapters import shortened
+
+        with ExitStack() as stack:
+            if adapter is None:
+                stack.enter_context(self._model.disable_adapter())
+                stack.enter_context(shortened(self._model, None))
+            else:
+                self._model.set_adapter(self._names[adapter], inference_mode=True)
+                stack.enter_context(shortened(self._model, self._names[adapter]))
             yield
 
     # ------------------------------------------------------------------ rows

@@ -70,7 +70,8 @@ def make_adapter(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> C
 
         folder = tmp_path_factory.mktemp("adapter")
         base = AutoModelForCausalLM.from_pretrained(tiny_base, dtype=torch.float32)
-        config = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM", **settings)
+        settings = {"target_modules": "all-linear", **settings}
+        config = LoraConfig(r=4, task_type="CAUSAL_LM", **settings)
         model = get_peft_model(base, config)
         torch.manual_seed(seed)
         for name, weight in model.named_parameters():

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -30,41 +31,45 @@ def opened(base: Path, *adapters: Path, dtype: str = "float32") -> Any:
     return model.eval()
 
 
-def enabled(model: Any) -> set[str]:
-    """The adapters that take one step in some layer."""
-    from harness.models import adapters
+def kinds(model: Any) -> set[type]:
+    """What stands in the model where its base has linear layers."""
+    layers = model.base_model.model.model.layers
+    return {type(part) for layer in layers for part in (layer.mlp.up_proj, layer.self_attn.q_proj)}
 
-    adapters.enable(model)
-    return {
-        name
-        for layer in model.modules()
-        for name, kind in getattr(layer, "lora_variant", {}).items()
-        if kind is adapters._OneStep
-    }
+
+def said(model: Any, adapter: str | None) -> tuple[Any, Any, set[type]]:
+    """What the library says, what the shortened model says, and what stood there then."""
+    from harness.models.adapters import shortened
+
+    if adapter is not None:
+        model.set_adapter(adapter)
+    with model.disable_adapter() if adapter is None else nullcontext():
+        library = logits_of(model)
+        with shortened(model, adapter):
+            return library, logits_of(model), kinds(model)
 
 
 @pytest.mark.parametrize(
     "settings", [{}, {"use_rslora": True}, {"modules_to_save": ["embed_tokens"]}]
 )
-def test_one_step_answers_as_the_library_does(
+def test_a_shortened_model_answers_as_the_library_does(
     tiny_base: Path, make_adapter: Callable[..., Path], settings: dict[str, Any]
 ) -> None:
     import torch
 
+    from harness.models.adapters import _OneStep
+
     model = opened(tiny_base, make_adapter(1, **settings), make_adapter(2, **settings))
-    said = []
-    for _ in range(2):
-        for name in ("0", "1"):
-            model.set_adapter(name)
-            said.append(logits_of(model))
-        with model.disable_adapter():
-            said.append(logits_of(model))
-        assert enabled(model) == {"0", "1"}
-    first, second, alone = said[3:]
-    torch.testing.assert_close(first, said[0], rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(second, said[1], rtol=1e-4, atol=1e-4)
-    assert torch.equal(alone, said[2])
-    assert not torch.allclose(first, second)
+    answers = []
+    for adapter in ("0", None, "1", "0"):
+        library, short, stood = said(model, adapter)
+        torch.testing.assert_close(short, library, rtol=1e-4, atol=1e-4)
+        assert stood == ({torch.nn.Linear} if adapter is None else {_OneStep})
+        assert torch.equal(said(model, adapter)[0], library)
+        answers.append(short)
+    assert not torch.allclose(answers[0], answers[1])
+    assert not torch.allclose(answers[0], answers[2])
+    assert torch.equal(answers[0], answers[3])
 
 
 @pytest.mark.parametrize("settings", [{"use_dora": True}, {"lora_bias": True}])
@@ -75,22 +80,53 @@ def test_an_adapter_that_is_more_than_two_matrices_is_left_to_the_library(
     recwarn: pytest.WarningsRecorder,
 ) -> None:
     import torch
+    from peft.tuners.lora.layer import Linear
 
     model = opened(tiny_base, make_adapter(1, **settings))
-    before = logits_of(model)
-    assert not enabled(model)
-    assert torch.equal(logits_of(model), before)
+    library, short, stood = said(model, "0")
+    assert stood == {Linear}
+    assert torch.equal(short, library)
 
 
 def test_an_adapter_in_another_precision_is_left_to_the_library(
     tiny_base: Path, make_adapter: Callable[..., Path]
 ) -> None:
     import torch
+    from peft.tuners.lora.layer import Linear
 
     model = opened(tiny_base, make_adapter(1), dtype="bfloat16")
     for name, weight in model.named_parameters():
         if "lora_" in name:
             weight.data = weight.data.float()
+    library, short, stood = said(model, "0")
+    assert stood == {Linear}
+    assert torch.equal(short, library)
+
+
+def test_layers_that_one_adapter_leaves_alone_are_the_base_s(
+    tiny_base: Path, make_adapter: Callable[..., Path]
+) -> None:
+    import torch
+
+    from harness.models.adapters import _OneStep
+
+    model = opened(tiny_base, make_adapter(1, target_modules=["up_proj"]), make_adapter(2))
+    library, short, stood = said(model, "0")
+    assert stood == {_OneStep, torch.nn.Linear}
+    torch.testing.assert_close(short, library, rtol=1e-4, atol=1e-4)
+
+
+def test_the_model_is_whole_again_after_an_error(
+    tiny_base: Path, make_adapter: Callable[..., Path]
+) -> None:
+    import torch
+    from peft.tuners.lora.layer import Linear
+
+    from harness.models.adapters import shortened
+
+    model = opened(tiny_base, make_adapter(1))
     before = logits_of(model)
-    assert not enabled(model)
+    with pytest.raises(RuntimeError, match="amid"), shortened(model, "0"):
+        raise RuntimeError("amid the replies")
+    assert kinds(model) == {Linear}
     assert torch.equal(logits_of(model), before)
