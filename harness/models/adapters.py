@@ -50,16 +50,15 @@ class _OneStep(torch.nn.Module):
 
     def __init__(self, layer: Linear, adapter: str) -> None:
         super().__init__()
-        self.weight, self.bias = layer.base_layer.weight, layer.base_layer.bias
         # Not as parameters, which take longer to get at.
-        self._base = self.weight.detach()
+        self.weight, self.bias = layer.base_layer.weight.detach(), layer.base_layer.bias
         self._down = layer.lora_A[adapter].weight.detach()
         self._up = layer.lora_B[adapter].weight.detach().T
         self._scaling = layer.scaling[adapter]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the layer's result for `x`, (..., features)."""
-        result = torch.nn.functional.linear(x, self._base, self.bias)
+        result = torch.nn.functional.linear(x, self.weight, self.bias)
         low = torch.nn.functional.linear(x, self._down).flatten(0, -2)
         result.view(-1, result.shape[-1]).addmm_(low, self._up, alpha=self._scaling)
         return result

@@ -7,6 +7,7 @@ once (see `beginning`). The padding stands behind that, on the left of what is e
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from itertools import takewhile
 from operator import and_
 from typing import Any
@@ -26,8 +27,6 @@ class Context:
     def __init__(self, model: Any, pad: int) -> None:
         """Hold nothing yet; `model` is a causal language model of transformers in eval mode."""
         self._model, self._pad = model, pad
-        self.can_change = is_plain(self._read_alone([pad]))
-        """Whether rows can leave and join; the caches of some models do not allow it."""
         self._beginning: Beginning | None = None
         self._apart: list[bool] = []
         """Which rows have read the beginning before what is in the cache."""
@@ -38,6 +37,11 @@ class Context:
         self._cache: Any = None
         self._mask = self._last = torch.empty((0, 0), dtype=torch.long)
         self.logits = torch.empty((0, 0))
+
+    @cached_property
+    def can_change(self) -> bool:
+        """Whether rows can leave and join; the caches of some models do not allow it."""
+        return is_plain(self._read_alone([self._pad]))
 
     @property
     def width(self) -> int:

@@ -427,6 +427,24 @@ def test_memory_that_ends_amid_the_replies_loses_none(
     assert len(calls) >= call
 
 
+def test_memory_that_ends_before_the_first_batch_loses_none(
+    tiny_base: Path, models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from harness.models.context import Context
+
+    read, failures = Context._read_alone, iter([True, True])
+
+    def full(context: Any, tokens: list[int]) -> Any:
+        if next(failures, False):
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return read(context, tokens)
+
+    monkeypatch.setattr(Context, "_read_alone", full)
+    requests = requests_of(spec_of(tiny_base), models)
+    found = answers(models, requests)
+    assert {found[request.key].error for request in requests} == {None}
+
+
 def test_one_prompt_too_many_does_not_cut_what_fits(
     tiny_base: Path, models: Models, monkeypatch: pytest.MonkeyPatch
 ) -> None:
