@@ -32,9 +32,6 @@ RECIPE = "pytest_finetune_recipe"
 DEAD = ("failed", "cancelled")
 """The statuses that end a job beside "succeeded"; any other, known or not, does not."""
 
-REFUSED = "the server answered 4"
-"""How a failure begins after which surely nothing was made."""
-
 SETTLED_S = 10.0
 """Seconds after which a job that was asked for shows up in the list, or was never made."""
 
@@ -101,7 +98,7 @@ def _create(recipe: HostedRecipe, home: Path, service: Service, tokens: int) -> 
         try:
             made = service.once(lambda client: _id(client.fine_tuning.jobs.create(**body)))
         except CallFailed as problem:
-            if problem.kind is Kind.PERMANENT and str(problem).startswith(REFUSED):
+            if problem.kind is Kind.PERMANENT and 400 <= (problem.status or 0) < 500:
                 ledger.forget(recipe)
                 raise
             if found := _recovered(recipe, service, entry, problem, last=creation == CREATIONS):
@@ -189,7 +186,7 @@ def _retrieved(job: str, service: Service) -> FineTuningJob | None:
     try:
         return _looked_up(job, service)
     except CallFailed as problem:
-        if str(problem).startswith("the server answered 404"):
+        if problem.status == 404:
             return None
         raise
 

@@ -70,7 +70,7 @@ def refusal(recipe: HostedRecipe, problem: CallFailed) -> NotTrainable:
 
 def is_refusal(problem: CallFailed) -> bool:
     """Whether a service said that the model, or the account, is none that it trains."""
-    return bool(re.match(r"the server answered (401|403|404)\b", str(problem)))
+    return problem.status in (401, 403, 404)
 
 
 def _shutdown(recipe: HostedRecipe, service: Service) -> date | None:

@@ -97,7 +97,7 @@ class Service:
         return line(self._mask(str(text)))[:LONGEST_TEXT]
 
     def _told(self, problem: CallFailed) -> CallFailed:
-        return CallFailed(problem.kind, self.shown(problem), problem.pause_s)
+        return CallFailed(problem.kind, self.shown(problem), problem.pause_s, problem.status)
 
 
 def is_passing(problem: BaseException) -> bool:

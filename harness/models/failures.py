@@ -30,12 +30,18 @@ class Kind(StrEnum):
 
 
 class CallFailed(Exception):
-    """A call came to nothing; the message says why, `pause_s` how long the server asks to wait."""
+    """A call came to nothing; the message says why, `pause_s` how long the server asks to wait.
 
-    def __init__(self, kind: Kind, message: str, pause_s: float | None = None) -> None:
+    `status` is the HTTP status of the answer; None where none came, or it could not be read.
+    """
+
+    def __init__(
+        self, kind: Kind, message: str, pause_s: float | None = None, status: int | None = None
+    ) -> None:
         super().__init__(message)
         self.kind = kind
         self.pause_s = pause_s
+        self.status = status
 
 
 def failure_of(problem: Exception, timeout_s: float) -> CallFailed:
@@ -68,12 +74,12 @@ def status_failure(
     text = f"the server answered {status}: {table.get('message') or message}"
     codes = {str(table.get(key)) for key in ("code", "type")} | {_inner_code(table)}
     if status < 500 and codes.intersection(_FILTERED):
-        return CallFailed(Kind.CONTENT_FILTER, text)
+        return CallFailed(Kind.CONTENT_FILTER, text, status=status)
     if status == 429 and not codes.intersection(_EXHAUSTED):
-        return CallFailed(Kind.RATE_LIMIT, text, pause_asked(headers))
+        return CallFailed(Kind.RATE_LIMIT, text, pause_asked(headers), status)
     if status in _TRANSIENT or (status >= 500 and status != 501):
-        return CallFailed(Kind.TRANSIENT, text, pause_asked(headers))
-    return CallFailed(Kind.PERMANENT, text)
+        return CallFailed(Kind.TRANSIENT, text, pause_asked(headers), status)
+    return CallFailed(Kind.PERMANENT, text, status=status)
 
 
 def _inner_code(body: Mapping[str, Any]) -> str:

@@ -33,7 +33,8 @@ NOW = 1_800_000_000.0
     ],
 )
 def test_an_error_status_is_one_of_four_kinds(status: int, body: object, kind: Kind) -> None:
-    assert status_failure(status, body, {}, "it failed").kind is kind
+    failure = status_failure(status, body, {}, "it failed")
+    assert (failure.kind, failure.status) == (kind, status)
 
 
 def test_the_servers_own_message_is_told() -> None:
