@@ -352,6 +352,9 @@ def review_result(
     votes: Annotated[
         list[Path] | None, typer.Option(help="first import the votes that a page offered")
     ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="let imported votes replace the rater's stored ones")
+    ] = False,
 ) -> None:
     """Say what people prefer, what they would ship and whether they agree."""
     from harness.history import find_run
@@ -359,7 +362,7 @@ def review_result(
 
     with _store() as store:
         for path in votes or ():
-            typer.echo(desk.imported(store, path))
+            typer.echo(desk.imported(store, path, replace=replace))
         found = find_run(store, run, answered=True)
         _print(*tables.lines(found, desk.results(store, found)))
 

@@ -509,6 +509,11 @@ class Vote:
     created: str = ""
 
     @property
+    def says(self) -> tuple[str, bool, bool, str]:
+        """What the rater decided and noted."""
+        return self.choice, self.left_ships, self.right_ships, self.note
+
+    @property
     def ships(self) -> Mapping[str, bool]:
         """The digests of the replies -> whether the rater would ship them."""
         if self.left == self.right:

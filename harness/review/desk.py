@@ -70,8 +70,11 @@ def _file_name(reading: Reading) -> str:
 # ---------------------------------------------------------------------- votes
 
 
-def imported(store: Store, path: Path) -> str:
+def imported(store: Store, path: Path, *, replace: bool = False) -> str:
     """Put the votes in the file at `path` into the store; return a sentence on them.
+
+    A stored vote of the same rater on the same pair that says something else is kept, and counted
+    in the sentence; with `replace` the file's takes its place.
 
     Raises:
         HarnessError: it is no file of votes on pairs of this store.
@@ -81,8 +84,27 @@ def imported(store: Store, path: Path) -> str:
     given = ballots.read(path)
     run = find_run(store, given.run)
     votes = ballots.votes(given, {pair.name: pair for pair in _all_pairs(store, run)}, path)
-    store.put_votes(votes)
-    return f"{path}: {len(votes)} votes of {given.rater} are stored"
+    stored = {(vote.pair, vote.rater): vote for vote in store.votes()}
+    fresh = [vote for vote in votes if (vote.pair, vote.rater) not in stored]
+    differing = [
+        vote
+        for vote in votes
+        if (known := stored.get((vote.pair, vote.rater))) and vote.says != known.says
+    ]
+    store.put_votes([*fresh, *(differing if replace else ())])
+    told = f"{path}: {len(fresh)} new votes of {given.rater} are stored"
+    return told + _about_differing(len(differing), replace=replace)
+
+
+def _about_differing(count: int, *, replace: bool) -> str:
+    if not count:
+        return ""
+    if replace:
+        return f", and {count} replace earlier ones"
+    return (
+        f"; {count} differ from votes of this rater that are stored already, which were kept: "
+        "replace them with --replace, or give another rater's page another name (--rater)"
+    )
 
 
 def _all_pairs(store: Store, run: str) -> Iterator[Pair]:

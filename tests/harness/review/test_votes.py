@@ -76,18 +76,51 @@ def test_wilsons_interval_is_that_of_statsmodels(count: int, n: int) -> None:
 # ---------------------------------------------------------------------- files of votes
 
 
-def test_votes_of_several_raters_are_kept_and_a_later_file_replaces_an_earlier_one(
-    reviewed: Reviewed,
-) -> None:
+def imported(reviewed: Reviewed, content: str, **options: bool) -> str:
+    file = reviewed.root / "votes.json"
+    file.write_text(content)
+    with closing(Store(reviewed.path)) as store:
+        return desk.imported(store, file, **options)
+
+
+def test_votes_of_several_raters_are_kept(reviewed: Reviewed) -> None:
     names = pair_names(reviewed.page())
     assert len(names) == 4
-    with closing(Store(reviewed.path)) as store:
-        for rater, given in (("anna", names), ("bo", names[:2]), ("anna", names[:1])):
-            (reviewed.root / "votes.json").write_text(ballot(*given, rater=rater))
-            desk.imported(store, reviewed.root / "votes.json")
+    for rater, given in (("anna", names), ("bo", names[:2]), ("anna", names[:1])):
+        imported(reviewed, ballot(*given, rater=rater))
     assert reviewed.result().raters == ("anna", "bo")
     assert reviewed.result().preference.n == 4
     assert len(reviewed.votes()) == 6
+
+
+@pytest.mark.parametrize(
+    "said",
+    ['"right"', '"left", "left_ships": false', '"left", "note": "on a second thought"'],
+    ids=["choice", "ships", "note"],
+)
+def test_imported_votes_replace_stored_ones_only_when_told_to(
+    reviewed: Reviewed, said: str
+) -> None:
+    names = pair_names(reviewed.page())
+    imported(reviewed, ballot(*names[:2]))
+    before = reviewed.votes()
+    content = ballot(*names).replace('"left"', said)
+    told = imported(reviewed, content)
+    assert "2 new votes of" in told
+    assert "2 differ from votes of this rater that are stored already, which were kept" in told
+    assert reviewed.votes()[:2] == before
+    assert "2 replace earlier ones" in imported(reviewed, content, replace=True)
+    changed = {vote.pair: vote.says for vote in reviewed.votes()}
+    assert all(changed[vote.pair] != vote.says for vote in before)
+    assert len(changed) == len(reviewed.votes()) == 4
+
+
+def test_importing_the_same_file_again_changes_nothing(reviewed: Reviewed) -> None:
+    content = ballot(*pair_names(reviewed.page()))
+    imported(reviewed, content)
+    before = reviewed.votes()
+    assert imported(reviewed, content).endswith("0 new votes of anna are stored")
+    assert reviewed.votes() == before
 
 
 def test_a_damaged_store_keeps_its_votes(reviewed: Reviewed) -> None:
