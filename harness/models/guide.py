@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,13 +21,15 @@ class Wish:
 
     `top_p` as in `decode.Row`. The reply ends before the first of the texts in `stop`. `json`: it
     is one JSON object, or the beginning of one that did not find room. `heard` is told the text
-    as it comes, in the thread that generates, and says whether anybody still listens.
+    as it comes, in the thread that generates, and says whether anybody still listens. `prompt` are
+    the tokens to ask, where the caller has them already.
     """
 
     top_p: float = 1.0
     stop: tuple[str, ...] = ()
     json: bool = False
     heard: Callable[[str], bool] | None = None
+    prompt: Sequence[int] | None = None
 
     @property
     def followed(self) -> bool:
@@ -99,18 +101,20 @@ class Following:
 
     def _kept_back(self) -> int:
         """Return how many of the last characters may be the beginning of a text that stops."""
-        lengths = (
-            length
-            for stop in self._wish.stop
-            for length in range(1, len(stop))
-            if self._text.endswith(stop[:length])
-        )
-        return max(lengths, default=0)
+        return max((_overlap(self._text, stop) for stop in self._wish.stop), default=0)
 
     def _tell(self, end: int) -> None:
         if self._wish.heard and end > self._told:
             piece, self._told = self._text[self._told : end], end
             self.done = not self._wish.heard(piece) or self.done
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Return how many of the last characters of `text` `stop` begins with, short of all of it."""
+    at = text.find(stop[0], max(0, len(text) - len(stop) + 1))
+    while at >= 0 and not stop.startswith(text[at:]):
+        at = text.find(stop[0], at + 1)
+    return len(text) - at if at >= 0 else 0
 
 
 def _begins_object(text: str) -> bool:

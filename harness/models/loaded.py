@@ -23,6 +23,14 @@ LOGITS_TOLERANCE = 1e-3
 PROBE = "Order 48213 from Mara Lind: two lamps, one of them broken."
 
 
+class PromptError(HarnessError):
+    """A model cannot be asked these messages: its chat template fails on them."""
+
+
+class PromptTooLong(PromptError):
+    """A prompt leaves no room for a reply in the model's context."""
+
+
 @dataclass(frozen=True, slots=True)
 class Home:
     """What one loaded base can serve: all models with the same home share it.
@@ -73,13 +81,13 @@ class Loaded:
         self._home = home
         self._names = {path: f"adapter{index}" for index, path in enumerate(adapters)}
         with _quiet():
-            self._tokenizer = _load_tokenizer(home)
+            self._tokenizer = load_tokenizer(home)
             self._model = _load_base(home)
             if adapters:
                 self._add_adapters()
             beginning.enable(self._model)
         self._stop = _stop_tokens(self._model, self._tokenizer)
-        self._context = getattr(self._model.config, "max_position_embeddings", None)
+        self._context = context_of(self._model.config)
         self._too_large = math.inf
         self._joins = True
 
@@ -189,21 +197,12 @@ class Loaded:
     # ------------------------------------------------------------------ rows
 
     def _row(self, request: Request, wish: Wish) -> decode.Row | Reply:
-        try:
-            text = self._tokenizer.apply_chat_template(
-                list(request.messages), tokenize=False, add_generation_prompt=True
-            )
-            tokens = self._tokenizer(text, add_special_tokens=False)["input_ids"]
-        except Exception as problem:  # a chat template is a program of its own
-            return Reply(error=f"the chat template fails on the messages: {_first_line(problem)}")
         sampling = request.model.sampling
-        room = self._context - len(tokens) if self._context else sampling.max_tokens
-        if room < 1:
-            return Reply(
-                error=f"the prompt takes {len(tokens)} tokens and the model's context ends "
-                f"at {self._context}"
-            )
-        limit = min(sampling.max_tokens, room)
+        try:
+            tokens = wish.prompt or prompt_tokens(self._tokenizer, request)
+            limit = int(min(sampling.max_tokens, room_behind(tokens, self._context)))
+        except PromptError as problem:
+            return Reply(error=str(problem))
         seed = int(request.key[:15], 16)
         guide = Following(self._tokenizer, wish, self._stop) if wish.followed else None
         return decode.Row(tokens, limit, sampling.temperature, seed, wish.top_p, guide)
@@ -327,7 +326,39 @@ def _quiet() -> Iterator[None]:
             notes.enable_progress_bar()
 
 
-def _load_tokenizer(home: Home) -> Any:
+def prompt_tokens(tokenizer: Any, request: Request) -> Sequence[int]:
+    """Return the tokens that a model with this tokenizer is asked; PromptError if there are none.
+
+    It may take seconds where the messages are long, and needs no weights.
+    """
+    try:
+        text = tokenizer.apply_chat_template(
+            list(request.messages), tokenize=False, add_generation_prompt=True
+        )
+        tokens: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    except Exception as problem:  # a chat template is a program of its own
+        raise PromptError(
+            f"the chat template fails on the messages: {_first_line(problem)}"
+        ) from None
+    return tokens
+
+
+def context_of(config: Any) -> float:
+    """Return how many tokens fit into the context of the model with this configuration."""
+    return getattr(config, "max_position_embeddings", None) or math.inf
+
+
+def room_behind(tokens: Sequence[int], context: float) -> float:
+    """Return how many tokens of `context` are left for a reply; PromptTooLong if none are."""
+    if len(tokens) >= context:
+        raise PromptTooLong(
+            f"the prompt takes {len(tokens)} tokens and the model's context ends at {context:.0f}"
+        )
+    return context - len(tokens)
+
+
+def load_tokenizer(home: Home) -> Any:
+    """Return the tokenizer of a base; HarnessError if it cannot be loaded."""
     from transformers import AutoTokenizer
 
     try:
