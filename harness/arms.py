@@ -119,6 +119,7 @@ def model_spec(reference: str, name: str, settings: Settings, root: Path, key: s
         adapter=_adapter(table, root, key),
         revision=table.revision,
         options=table.model_extra or {},
+        thinking=_thinking(table, provider, key),
     )
 
 
@@ -129,7 +130,7 @@ def _target(provider: str, target: str, root: Path) -> str:
 
 
 def _refuse_prompt(table: ModelSettings, key: str) -> None:
-    if more := sorted(table.model_fields_set - {"model"}):
+    if more := sorted(table.model_fields_set - {"model", "thinking"}):
         raise HarnessError(
             f"pyproject.toml: {key}: {table.model} is a recording, whose prompt and sampling are "
             f"history; drop {', '.join(more)}"
@@ -146,6 +147,15 @@ def _adapter(table: ModelSettings, root: Path, key: str) -> Path | None:
             "name the folder of a trained adapter"
         )
     return folder
+
+
+def _thinking(table: ModelSettings, provider: str, key: str) -> str:
+    if table.thinking == "off" and provider in ("python", "replay"):
+        raise HarnessError(
+            f'pyproject.toml: {key}: {table.model} has no chat template that thinking = "off" '
+            'could switch; write "strip" or "keep"'
+        )
+    return table.thinking
 
 
 def _few_shot(table: ModelSettings, root: Path) -> tuple[dict[str, object], ...]:

@@ -45,8 +45,9 @@ def request_of(
 
     """
     messages = prompt(spec, case_messages)
+    key = request_key(spec, _identity(models, spec, case), messages, trial, _tools(case))
     return Request(
-        key=request_key(spec, _identity(models, spec, case), messages, trial, _tools(case)),
+        key=_apart(spec, key),
         model=spec,
         messages=messages,
         length=_characters(case_messages),
@@ -54,6 +55,23 @@ def request_of(
         label=label,
         case=case,
     )
+
+
+def _apart(spec: ModelSpec, key: str) -> str:
+    """Tell what is asked with thinking kept from the same call without: the replies differ."""
+    return digest_of([key, spec.thinking]) if spec.thinking == "keep" else key
+
+
+def stored_key(models: Models, request: Request) -> str:
+    """Return the key under which the reply of `request` is stored: of the call as it is sent.
+
+    It is the same whatever is read out of the reply.
+    """
+    if request.model.thinking != "keep":
+        return request.key
+    spec, case = request.model, request.case
+    identity = _identity(models, spec, case)
+    return request_key(spec, identity, request.messages, request.trial, _tools(case))
 
 
 def _identity(models: Models, spec: ModelSpec, case: Case | None) -> Mapping[str, Any]:

@@ -52,6 +52,7 @@ class ModelSettings(_Table):
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     seed: int | None = None
     revision: str | None = None
+    thinking: Literal["strip", "keep", "off"] = "strip"
 
 
 class JudgeSettings(ModelSettings):

@@ -220,7 +220,9 @@ def _replayed(run: str, model: str, home: Path) -> PlannedArm:
     path = home / "recordings" / f"{run}-{model}.jsonl"
     with opened(home) as store:
         recording.write(recording_of(store, run, model), path)
-    return PlannedArm(Arm("baseline", Role.BASELINE, ModelSpec("baseline", "replay", str(path))))
+        kept = any(a.name == model and a.spec.thinking == "keep" for a in store.arms(run))
+    spec = ModelSpec("baseline", "replay", str(path), thinking="keep" if kept else "strip")
+    return PlannedArm(Arm("baseline", Role.BASELINE, spec))
 
 
 # ---------------------------------------------------------------------- the champion

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness import prompting
+from harness import prompting, remarks
 from harness.arms import PlannedArm, as_tuned, sharing_one_base, with_artefact
 from harness.config import CandidateSettings, Settings
 from harness.evaluation import CaseItem
@@ -53,6 +53,7 @@ class Prepared:
     candidates: tuple[Candidate, ...] = ()
     failed: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    alarms: tuple[str, ...] = ()
     errors: tuple[str, ...] = ()
     asked: int = 0
     spent_usd: float = 0.0
@@ -398,15 +399,21 @@ class Preparation:
     # ------------------------------------------------------------------ findings
 
     def _prepared(self) -> Prepared:
-        usage = self._replies.usage(self._asked)
+        usage, arms = self._replies.usage(self._asked), tuple(self._arms.values())
         asked = sum(one.requests - one.cached for one in usage.values())
         trained = sum(not candidate.cached for candidate in self._candidates.values())
         return Prepared(
-            arms=tuple(self._arms.values()),
+            arms=arms,
             usage=usage,
             candidates=tuple(self._candidates.values()),
             failed=self._failed,
-            notes=(*self._notes, *self._hosting.notes, *filter(None, [self._store.rescued])),
+            notes=(
+                *self._notes,
+                *self._hosting.notes,
+                *filter(None, [self._store.rescued]),
+                *remarks.thinking_notes(arms, usage),
+            ),
+            alarms=remarks.thinking_alarms(arms, usage),
             errors=tuple(self._errors()),
             asked=asked + trained,
             spent_usd=self._replies.spent_usd,

@@ -212,13 +212,18 @@ class Sampling:
     seed: int = 0
 
 
+THINKING = ("strip", "keep", "off")
+"""Thinking is no part of the answer; it is; the model's chat template is told to do without."""
+
+
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
     """Anything that answers messages, with its prompt: two prompts are two models.
 
     `provider` and `target` come from `provider:target`. `few_shot` holds the example turns that
     stand between the system message and the case. `adapter` is a trained artefact on top of a
-    local base. `options` are the remaining keys of the model's table, for its provider.
+    local base. `thinking` is one of `THINKING`: what happens to thinking at the beginning of its
+    replies. `options` are the remaining keys of the model's table, for its provider.
     """
 
     name: str
@@ -231,6 +236,7 @@ class ModelSpec:
     adapter: Path | None = None
     revision: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict, repr=False)  # it may hold a secret
+    thinking: str = "strip"
 
     @property
     def spec(self) -> str:
@@ -286,7 +292,8 @@ class Reply:
     Latencies are seconds (in a batch: the batch's time divided by its size), costs US dollars.
     `cached_tokens` are those of the prompt that the service had cached, `queue_s` the seconds that
     the call waited for its turn, `attempts` how often it was sent, `served_model` the model that
-    the service says answered.
+    the service says answered. `reasoning` is what the model thought, where it is not part of the
+    text; `reasoning_tokens` are those of the completion that went into it.
     """
 
     text: str = ""
@@ -301,17 +308,22 @@ class Reply:
     finish_reason: str | None = None
     tool_calls: tuple[Mapping[str, Any], ...] = ()
     error: str | None = None
+    reasoning: str = ""
+    reasoning_tokens: int | None = None
 
     def __post_init__(self) -> None:
         counts = (
             self.prompt_tokens,
             self.completion_tokens,
             self.cached_tokens,
+            self.reasoning_tokens,
             self.attempts,
         )
         numbers = (self.latency_s, self.queue_s, self.cost_usd)
         if not isinstance(self.text, str):
             raise TypeError("a reply's text is a text")
+        if not isinstance(self.reasoning, str):
+            raise TypeError("a reply's reasoning is a text")
         texts = (self.finish_reason, self.error, self.served_model)
         if not all(isinstance(text, str | None) for text in texts):
             raise TypeError("a reply's finish_reason, error and served_model are texts")
@@ -340,7 +352,13 @@ class Reply:
         """Why the model gave nothing to score (then every check scores its worst); else ""."""
         if self.shortfall == "refused":
             return "the model refused to answer"
-        return "the reply is empty" if self.error is None and self._says_nothing else ""
+        if self.error is not None or not self._says_nothing:
+            return ""
+        if not self.reasoning:
+            return "the reply is empty"
+        if self.shortfall == "truncated":
+            return "the reply is empty: max_tokens cut it off while the model was still thinking"
+        return "the reply is empty: it holds thinking and no answer"
 
     @property
     def _says_nothing(self) -> bool:
@@ -716,7 +734,8 @@ class Usage:
 
     `cached` requests were known before, `cached_tokens_mean` are tokens of the prompt that the
     service had cached. `attempts` counts how often requests were sent, in this run or when their
-    reply was stored. `empty`, `refused` and `truncated` count replies that fall short.
+    reply was stored. `empty`, `refused` and `truncated` count replies that fall short, `thinking`
+    those that hold thinking, with the mean of the tokens that went into it where they are known.
     """
 
     requests: int = 0
@@ -731,6 +750,8 @@ class Usage:
     empty: int = 0
     refused: int = 0
     truncated: int = 0
+    thinking: int = 0
+    reasoning_tokens_mean: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

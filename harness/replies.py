@@ -10,8 +10,9 @@ from statistics import fmean
 from typing import Any
 
 from harness import prices
-from harness.calls import first_difference, nearest, outline_of, request_of
+from harness.calls import first_difference, nearest, outline_of, request_of, stored_key
 from harness.models import Models
+from harness.models.thinking import answered, thinks
 from harness.prices import Price, Prices
 from harness.records import (
     Case,
@@ -121,9 +122,10 @@ class Replies:
 
     def missing(self, requests: Iterable[Request]) -> list[Request]:
         """Return the distinct `requests` that have to be asked; recordings never have to."""
-        distinct = {r.key: r for r in requests if not r.model.recorded}
-        known = {**self._known, **self._store.replies(distinct.keys() - self._known.keys())}
-        return [request for key, request in distinct.items() if key not in known]
+        live = (r for r in requests if not r.model.recorded and r.key not in self._known)
+        distinct = {self._stored_as(request): request for request in live}
+        stored = self._store.replies(distinct)
+        return [request for name, request in distinct.items() if name not in stored]
 
     def charge(self, cost_usd: float) -> None:
         """Count what something else than a reply costs: it leaves less for replies."""
@@ -166,21 +168,27 @@ class Replies:
 
         """
         distinct = _distinct(requests)
-        stored = self._store.replies(distinct)
-        if self._run:
-            passing = self._store.passing(self._run)
-            stored |= {key: passing[key] for key in distinct.keys() & passing.keys()}
-        found = {key: self._priced(distinct[key], reply) for key, reply in stored.items()}
+        names = {key: self._stored_as(request) for key, request in distinct.items()}
+        stored = self._stored(names.values())
+        found = {
+            key: self._handed_out(distinct[key], stored[name])
+            for key, name in names.items()
+            if name in stored
+        }
         self._known.update(found)
         total, spent = len(distinct) - len(found), self._spent
-        for group in _groups(distinct.values()):
+        first = {names[key]: key for key in reversed(distinct)}
+        asked = [request for key, request in distinct.items() if first[names[key]] == key]
+        for group in _groups(asked):
             for answers in self._answers(group, found):
                 found.update(answers)
                 if progress:
                     done = total - len(distinct) + len(found)
                     flying = min(self._models.in_flight, total - done)
                     progress(Progress(done, total, self._spent - spent, flying))
-        return found
+        # What the same call answers is in the store now.
+        twins = [r for key, r in distinct.items() if key not in found and first[names[key]] != key]
+        return {**found, **self.gather(twins, progress)} if twins else found
 
     def usage(self, requests: Iterable[Request]) -> dict[str, Usage]:
         """Return model name -> what its distinct `requests` took, of those that were gathered."""
@@ -194,6 +202,15 @@ class Replies:
         self._models.close()
         self._store.close()
 
+    def _stored_as(self, request: Request) -> str:
+        return stored_key(self._models, request)
+
+    def _stored(self, names: Iterable[str]) -> dict[str, Reply]:
+        wanted = set(names)
+        passing = self._store.passing(self._run) if self._run else {}
+        passed = {name: passing[name] for name in wanted & passing.keys()}
+        return {**self._store.replies(wanted), **passed}
+
     def _answers(
         self, group: Sequence[Request], found: Mapping[str, Reply]
     ) -> Iterator[dict[str, Reply]]:
@@ -204,31 +221,36 @@ class Replies:
         ]
         waiting = {request.key: request for request in group if request.key not in found}
         recorded = group[0].model.recorded
-        for answers in self._models.ask(missing) if recorded else self._live(missing, waiting):
+        for arrived in self._models.ask(missing) if recorded else self._live(missing, waiting):
+            answers = {key: self._handed_out(waiting[key], one) for key, one in arrived.items()}
             self._known.update(answers)
             yield answers
 
     def _live(
-        self, missing: Sequence[Sequence[Request]], waiting: dict[str, Request]
+        self, missing: Sequence[Sequence[Request]], waiting: Mapping[str, Request]
     ) -> Iterator[dict[str, Reply]]:
         if refusals := self._refusals(waiting):
             yield refusals
             return
+        left = dict.fromkeys(waiting)
         for answers in self._models.ask(missing):
             self._keep(waiting, answers)
-            yield {key: self._priced(waiting.pop(key), reply) for key, reply in answers.items()}
-            if waiting and self._is_spent:
-                rest = dict.fromkeys(waiting, Reply(error=self._no_money()))
-                self._pass_on(rest)
+            for key in answers:
+                del left[key]
+            yield dict(answers)
+            if left and self._is_spent:
+                rest = dict.fromkeys(left, Reply(error=self._no_money()))
+                self._pass_on({self._stored_as(waiting[key]): one for key, one in rest.items()})
                 yield rest
                 return
 
     def _keep(self, waiting: Mapping[str, Request], answers: Mapping[str, Reply]) -> None:
         """Store what can be used again, and count what it cost."""
-        good = {key: reply for key, reply in answers.items() if _lasts(reply)}
-        calls = {key: self._call(waiting[key]) for key in good}
+        named = {self._stored_as(waiting[key]): (key, reply) for key, reply in answers.items()}
+        good = {name: reply for name, (_, reply) in named.items() if _lasts(reply)}
+        calls = {name: self._call(waiting[named[name][0]]) for name in good}
         self._store.put_replies(good, calls)
-        self._pass_on({key: reply for key, reply in answers.items() if key not in good})
+        self._pass_on({name: reply for name, (_, reply) in named.items() if name not in good})
         self._asked.update({key: waiting[key].model.name for key in answers})
         self._spent += math.fsum(self._cost(waiting[key], answers[key]) for key in answers)
 
@@ -246,6 +268,10 @@ class Replies:
             return 0.0
         cost, price = self._priced(request, reply).cost_usd, self._price(request.model)
         return prices.most(request, price) if cost is None and price else cost or 0.0
+
+    def _handed_out(self, request: Request, reply: Reply) -> Reply:
+        """Return `reply` as it is used: the store keeps all that the model said."""
+        return answered(request.model, self._priced(request, reply))
 
     def _priced(self, request: Request, reply: Reply) -> Reply:
         if reply.cost_usd is not None or reply.error is not None or request.model.recorded:
@@ -320,6 +346,8 @@ class Replies:
             empty=short["empty"],
             refused=short["refused"],
             truncated=short["truncated"],
+            thinking=sum(map(thinks, good)),
+            reasoning_tokens_mean=_mean(reply.reasoning_tokens for reply in good),
         )
 
 
@@ -351,7 +379,8 @@ def alarm(name: str, usage: Usage) -> str:
 
 
 _REMEDIES = {
-    "truncated": "raise max_tokens, or the scores are of half answers",
+    "truncated": "raise max_tokens, or the scores are of half answers (where the model thinks, "
+    'thinking = "off" in its table may help)',
     "empty": "read them in the report: a reasoning model may need a higher max_tokens, another "
     "one its own chat template",
     "refused": "the service's content filter stood in the way: look at the prompts, or at the "
@@ -420,7 +449,8 @@ def _by_prompt(slots: Iterable[Iterable[Request]]) -> list[list[Request]]:
     batches: dict[str, list[Request]] = {}
     for request in (request for slot in slots for request in slot):
         spec = request.model
-        prompted = [str(spec.adapter), dict(spec.options), spec.system, spec.template]
+        own = [spec.system, spec.template, spec.thinking == "off"]
+        prompted = [str(spec.adapter), dict(spec.options), *own]
         known = canonical_json([*prompted, list(spec.few_shot)])
         batches.setdefault(known, []).append(request)
     return list(batches.values())

@@ -473,7 +473,11 @@ class Session:
             slices=judged.slices,
             ranking=judged.ranking,
             notes=(*prepared.notes, *judged.notes, *found.notes, *self._about_mode(judged)),
-            alarms=(*filter(None, (alarm(*one) for one in prepared.usage.items())), *found.alarms),
+            alarms=(
+                *filter(None, (alarm(*one) for one in prepared.usage.items())),
+                *prepared.alarms,
+                *found.alarms,
+            ),
             judges=found.figures,
             errors=errors,
             environment=self._environment(),

@@ -19,7 +19,7 @@ _MODULES = {
 """Provider -> the module with its `Provider`."""
 
 
-_Bare = tuple[str, str, Path | None, str | None, int]
+_Bare = tuple[str, str, Path | None, str | None, str, int]
 """What tells models apart beside their prompts."""
 
 
@@ -73,7 +73,8 @@ class Models:
             HarnessError: the provider, one of its options or the model is unknown.
 
         """
-        bare = (spec.provider, spec.target, spec.adapter, spec.revision, id(spec.options))
+        where = (spec.provider, spec.target, spec.adapter, spec.revision)
+        bare = (*where, spec.thinking, id(spec.options))
         if bare not in self._identities:
             provider = self._provider(spec)
             _refuse_options(spec, provider.options)

@@ -1,0 +1,64 @@
+"""Models that think before they answer, in whole runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+THINKERS = """
+
+def thinker(messages):
+    return _said("thinker", messages, "<think>\\nIs it? I would say so.\\n</think>\\n\\nyes")
+
+
+def half_thinker(messages):
+    return {"text": "<think>Let me see", "finish_reason": "length"}
+"""
+SETTINGS = """
+[tool.harness]
+base = "python:stub_models:right"
+[tool.harness.models.kept]
+model = "python:stub_models:thinker"
+thinking = "keep"
+[tool.harness.candidates.thinks]
+model = "python:stub_models:thinker"
+[tool.harness.candidates.kept]
+model = "kept"
+[tool.harness.candidates.half]
+model = "python:stub_models:half_thinker"
+"""
+
+
+def test_thinking_is_stripped_unless_it_is_kept_and_both_are_told(project: Any) -> None:
+    project.write("stub_models.py", (project.root / "stub_models.py").read_text() + THINKERS)
+    project.pyproject(SETTINGS)
+    outcome = project.run("evals/")
+    means = {m["candidate"]: m["candidate_mean"] for m in outcome.results["metrics"]}
+    assert means == {"thinks": 1.0, "kept": 0.0, "half": 0.0}
+    usage = outcome.results["usage"]
+    assert [usage[name]["thinking"] for name in ("base", "thinks", "kept", "half")] == [
+        0,
+        24,
+        24,
+        24,
+    ]
+    first = outcome.results["cases"][0]
+    assert first["replies"]["thinks"] == "yes"
+    assert [name for name, _ in project.calls()].count("thinker") == 24
+    notes = " ".join(outcome.text.split())
+    assert "thinks: 24 of 24 replies hold thinking; it is not part of the answers" in notes
+    assert "kept: 24 of 24 replies hold thinking; where it stands in the text it is scored" in notes
+    assert any("half: 24 of 24 replies (100%)" in alarm for alarm in outcome.results["alarms"])
+    assert (
+        "max_tokens cut it off while the model was still thinking"
+        in (project.root / "reports/latest/index.html").read_text()
+    )
+
+
+def test_a_recording_of_a_model_that_thinks_takes_only_the_setting(project: Any) -> None:
+    project.pyproject(
+        '[tool.harness]\nbase = "r"\n[tool.harness.models.r]\nmodel = "replay:r.jsonl"\n'
+        'thinking = "off"\n'
+    )
+    outcome = project.run("evals/")
+    assert outcome.status == 4
+    assert 'has no chat template that thinking = "off" could switch' in outcome.errors[0]
