@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from harness.data.messages import instructs
 from harness.records import (
     Case,
     HarnessError,
@@ -13,6 +14,7 @@ from harness.records import (
     Request,
     as_table,
     canonical_json,
+    content_of,
     digest_of,
 )
 
@@ -93,7 +95,7 @@ def outline_of(models: Models, request: Request) -> dict[str, str]:
 
 
 def _characters(messages: Iterable[Message]) -> int:
-    return sum(len(str(message.get("content") or "")) for message in messages)
+    return sum(len(content_of(message)) for message in messages)
 
 
 def prompt(spec: ModelSpec, messages: Sequence[Message]) -> tuple[Message, ...]:
@@ -107,12 +109,12 @@ def prompt(spec: ModelSpec, messages: Sequence[Message]) -> tuple[Message, ...]:
 
     """
     own = [dict(message) for message in messages]
-    head = [own.pop(0)] if own and own[0]["role"] == "system" else []
+    head = [own.pop(0)] if own and instructs(own[0]) else []
     if spec.system is not None:
         head = [{"role": "system", "content": spec.system}]
     if spec.template is not None:
-        for message in [message for message in own if message["role"] == "user"][-1:]:
-            message["content"] = _rendered(spec, spec.template, str(message["content"]))
+        for message in [message for message in own if message.get("role") == "user"][-1:]:
+            message["content"] = _rendered(spec, spec.template, content_of(message))
     return (*head, *(dict(message) for message in spec.few_shot), *own)
 
 

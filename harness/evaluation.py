@@ -9,7 +9,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from harness.records import Case, HarnessError, Message, Question, Reply, Score, as_table
+from harness.data.messages import as_protocol, instructs
+from harness.records import (
+    Case,
+    HarnessError,
+    Message,
+    Question,
+    Reply,
+    Score,
+    as_table,
+    content_of,
+    with_calls,
+)
 from harness.scoring import first_line
 from harness.suites import Suite
 
@@ -154,7 +165,7 @@ def result_of(evaluation: Evaluation, error: str) -> ItemResult:
         guard=evaluation.guard,
         plain=evaluation.plain,
         prompt=conversation(case.messages),
-        expected=case.expected,
+        expected=case.reference,
         tags=case.tags,
         cluster=case.cluster,
         digest=case.digest,
@@ -171,7 +182,12 @@ def result_of(evaluation: Evaluation, error: str) -> ItemResult:
 
 def conversation(messages: Sequence[Message]) -> str:
     """Return `messages` as a text for people; a single user message stands alone."""
-    turns = [message for message in messages if message["role"] != "system"]
+    turns = [message for message in messages if not instructs(message)]
     if len(turns) == 1:
-        return str(turns[0]["content"])
-    return "\n".join(f"{turn['role']}: {turn['content']}" for turn in turns)
+        return content_of(turns[0])
+    return "\n".join(f"{turn['role']}: {_said(turn)}" for turn in turns)
+
+
+def _said(turn: Message) -> str:
+    calls = as_protocol([turn])[0].get("tool_calls") or ()
+    return with_calls(content_of(turn), calls).lstrip("\n") if calls else content_of(turn)

@@ -20,7 +20,6 @@ from harness.records import (
     Question,
     Reply,
     Request,
-    canonical_json,
 )
 from harness.scoring import first_line
 
@@ -58,12 +57,6 @@ def _judge(name: str, tables: Settings, root: Path) -> ModelSpec:
 def model_name(judge: str) -> str:
     """Return the name under which a judge's calls are counted: no candidate can have it."""
     return f"judge {judge}"
-
-
-def said(reply: Reply) -> str:
-    """Return what a judge is shown of `reply`: its text, and the tools that it calls."""
-    calls = [canonical_json(call) for call in reply.tool_calls]
-    return "\n".join([reply.text, *calls]) if calls else reply.text
 
 
 class Errand(NamedTuple):

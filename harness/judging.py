@@ -16,7 +16,7 @@ from harness.arms import PlannedArm
 from harness.checks import judge as checks
 from harness.checks.judge import Material, Opinion
 from harness.evaluation import ItemResult
-from harness.judges import NONE_CONFIGURED, Errand, Judges, said
+from harness.judges import NONE_CONFIGURED, Errand, Judges
 from harness.records import JudgeFigure, Question, Recorded, Reply, Role, Rule, Score
 from harness.trust import Answer
 
@@ -125,7 +125,7 @@ class Wave:
             return self._pair(sheet, result)
         if result.reply.failure:
             return replace(sheet, settled=sheet.blank.worst(result.reply.failure))
-        return replace(sheet, errands=(self._errand(sheet, said(result.reply)),))
+        return replace(sheet, errands=(self._errand(sheet, result.reply.said),))
 
     def _pair(self, sheet: _Sheet, result: ItemResult) -> _Sheet:
         if result.arm == self._baseline:
@@ -136,7 +136,7 @@ class Wave:
             return replace(sheet, settled=lacking)
         if known := _without_asking(before, result.reply):
             return replace(sheet, settled=_preference(sheet, *known))
-        old, new = said(before), said(result.reply)
+        old, new = before.said, result.reply.said
         orders = (self._errand(sheet, old, new), self._errand(sheet, new, old))
         return replace(sheet, errands=orders)
 
@@ -167,7 +167,7 @@ class Wave:
                 else checks.scored(sheet.question, told, sheet.check)
             )
         score = replace(score, diagnostic=bool(self._doubt(sheet.question)))
-        length = len(said(result.reply))
+        length = len(result.reply.said)
         return Answer(
             sheet.place, sheet.question, score, _key(result), result.arm, length, opinions
         )
@@ -311,7 +311,7 @@ def _without_asking(before: Reply, after: Reply) -> tuple[float, str] | None:
     if before.failure or after.failure:
         value = float(bool(before.failure)) - float(bool(after.failure))
         return value, after.failure or f"the baseline's: {before.failure}"
-    return (0.0, "the replies are equal") if said(before) == said(after) else None
+    return (0.0, "the replies are equal") if before.said == after.said else None
 
 
 def _preference(sheet: _Sheet, value: float, why: str) -> Score:

@@ -113,7 +113,7 @@ def _case_result(
             arm: {m: text for m, s in found.items() if (text := s.unscored or s.explanation)}
             for arm, found in by_arm.items()
         },
-        replies={result.arm: result.reply.text for result in reversed(group) if not result.error},
+        replies={result.arm: result.reply.said for result in reversed(group) if not result.error},
         status={
             arm: {
                 metric: status

@@ -79,7 +79,7 @@ def _put(plan: Plan, item: CaseItem, checks: Sequence[str]) -> Iterator[Sequence
         pair = check == "prefer"
         asked = Question("", "preference", PREFERENCE) if pair else question("", "correctness")
         calls = 2 * (item.arm != plan.baseline.name) if pair else 1
-        material = Material(prompt, item.case.expected, (longest,) * (1 + pair))
+        material = Material(prompt, item.case.reference, (longest,) * (1 + pair))
         message = {"role": "user", "content": judge_prompt(asked, material)}
         for _ in range(calls):
             yield (message,)

@@ -11,7 +11,7 @@ from importlib.resources import files
 from typing import Any
 from urllib.parse import urlsplit
 
-from harness.records import ModelSpec, Reply, Request
+from harness.records import Message, ModelSpec, Reply, Request, content_of
 
 FREE = ("bundled", "local", "replay")
 """Providers that charge nothing: their replies have no cost."""
@@ -60,9 +60,19 @@ def most(request: Request, price: Price) -> float:
 
 
 def prompt_tokens(request: Request) -> int:
-    """Estimate the tokens of a prompt, generously."""
-    texts = (str(message.get("content") or "") for message in request.messages)
-    return sum(len(text) for text in texts) // CHARACTERS_PER_TOKEN
+    """Estimate the tokens of a prompt, its calls and tools included, generously."""
+    characters = sum(map(_characters, request.messages))
+    tools = request.case.tools if request.case else ()
+    return (characters + _written(tools)) // CHARACTERS_PER_TOKEN
+
+
+def _characters(message: Message) -> int:
+    calls = message.get("tool_calls") or message.get("function_call")
+    return len(content_of(message)) + _written(calls)
+
+
+def _written(value: object) -> int:
+    return len(str(value)) if value else 0
 
 
 def unpriced(spec: ModelSpec) -> str:

@@ -16,9 +16,20 @@ from harness.arms import model_spec, planned_arms, with_artefact
 from harness.cases import load_cases
 from harness.config import Settings
 from harness.data.jsonl import shown_path
+from harness.data.messages import checked_message
 from harness.preparation import Plan, Show
 from harness.recording import Recording, recording_of
-from harness.records import Arm, Case, EvidenceError, HarnessError, Recorded, Reply, Role
+from harness.records import (
+    Arm,
+    Case,
+    EvidenceError,
+    HarnessError,
+    Message,
+    Recorded,
+    Reply,
+    Role,
+    canonical_json,
+)
 from harness.replies import Replies
 from harness.store import Store
 
@@ -154,20 +165,24 @@ def _unfit(reply: Reply) -> str:
         return "refused"
     if reply.finish_reason == "length":
         return "truncated"
-    if not reply.text.strip():
+    if reply.failure:
         return "empty"
-    return "" if _is_text(reply.text) else "broken"
-
-
-def _is_text(text: str) -> bool:
     try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+        checked_message(_answer(reply), "")
+        canonical_json(_answer(reply)).encode()
+    except (HarnessError, UnicodeEncodeError):
+        return "broken"
+    return ""
+
+
+def _answer(reply: Reply) -> Message:
+    if not reply.tool_calls:
+        return {"role": "assistant", "content": reply.text}
+    calls = [dict(call) for call in reply.tool_calls]
+    return {"role": "assistant", "content": reply.text or None, "tool_calls": calls}
 
 
 def _row(case: Case, reply: Reply) -> dict[str, Any]:
-    turns = [*map(dict, case.messages), {"role": "assistant", "content": reply.text}]
+    turns = [*map(dict, case.messages), _answer(reply)]
     tools = {"tools": [dict(tool) for tool in case.tools]} if case.tools else {}
     return {"id": case.id, "messages": turns, **tools}

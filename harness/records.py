@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 Message = Mapping[str, Any]
-"""One chat message as the OpenAI protocol has it: at least `role` and `content`."""
+"""One chat message as the OpenAI protocol has it: `role`, and `content` unless it calls a tool."""
 
 
 class HarnessError(Exception):
@@ -152,9 +152,17 @@ def _children(node: object) -> Iterable[object]:
     return node if isinstance(node, list) else ()
 
 
-def frozen_messages(messages: object) -> tuple[Message, ...]:
-    """Return `messages` (a JSON list of objects) as the tuple that records hold."""
-    return tuple(dict(message) for message in messages)  # type: ignore[attr-defined]
+def content_of(message: Message) -> str:
+    """Return the text of a message; "" where it has none, as a call of a tool or its result."""
+    content = message.get("content")
+    if isinstance(content, list):
+        return "".join(str(part.get("text", "")) for part in content if isinstance(part, Mapping))
+    return "" if content is None else str(content)
+
+
+def with_calls(text: str, calls: Iterable[object]) -> str:
+    """Return for people and judges what a message says: its text, then a line for each call."""
+    return "\n".join([text, *map(canonical_json, calls)])
 
 
 _PLAIN_SLUG = re.compile(r"[A-Za-z0-9._-]{1,60}")
@@ -184,8 +192,15 @@ class Case:
         """The last user message."""
         for message in reversed(self.messages):
             if message["role"] == "user":
-                return str(message["content"])
+                return content_of(message)
         return ""
+
+    @property
+    def reference(self) -> str | None:
+        """The expected answer as people and judges see it: its text and its calls of tools."""
+        if not self.expected_tool_calls:
+            return self.expected
+        return with_calls(self.expected or "", self.expected_tool_calls).lstrip("\n")
 
     @property
     def digest(self) -> str:
@@ -333,6 +348,11 @@ class Reply:
             raise TypeError("a reply's latency_s, queue_s and cost_usd are finite numbers")
         if not all(isinstance(call, Mapping) for call in self.tool_calls):
             raise TypeError("a reply's tool_calls are objects")
+
+    @property
+    def said(self) -> str:
+        """What people and judges are shown: the text, and a line for each call of a tool."""
+        return with_calls(self.text, self.tool_calls)
 
     @property
     def shortfall(self) -> str:

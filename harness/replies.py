@@ -11,6 +11,7 @@ from typing import Any
 
 from harness import prices
 from harness.calls import first_difference, nearest, outline_of, request_of, stored_key
+from harness.data.messages import instructs
 from harness.models import Models
 from harness.models.thinking import answered, thinks
 from harness.prices import Price, Prices
@@ -23,6 +24,7 @@ from harness.records import (
     Request,
     Usage,
     canonical_json,
+    content_of,
 )
 from harness.store import Store, StoredCall
 
@@ -459,8 +461,8 @@ def _by_prompt(slots: Iterable[Iterable[Request]]) -> list[list[Request]]:
 def _place(request: Request) -> _Place:
     # The case's own system message is the same whatever a model is prompted with.
     first = request.case.messages[0] if request.case else {}
-    beginning = str(first["content"]) if first.get("role") == "system" else ""
-    return beginning, request.length, str(request.messages[-1].get("content")), request.trial
+    beginning = content_of(first) if instructs(first) else ""
+    return beginning, request.length, content_of(request.messages[-1]), request.trial
 
 
 def _tokens(request: Request) -> int:

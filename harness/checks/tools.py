@@ -44,7 +44,7 @@ def tool_call(
     expected = _expected(case, function, arguments)
     got = [_call(call) for call in reply.tool_calls]
     any_arguments = function is not None and arguments is None
-    check = check_digest("tool_call", 1, function=function, arguments=arguments)
+    check = check_digest("tool_call", 2, function=function, arguments=arguments)
     whole = "" if _match(expected, got, _same_name if any_arguments else _same_call) else "x"
     names = "" if _match(expected, got, _same_name) else "x"
     problem = f"{_listed(got)} instead of {_listed(expected)}"
@@ -73,17 +73,26 @@ def _expected(case: Case, function: str | None, arguments: Mapping[str, Any] | N
 
 
 def _call(call: Mapping[str, Any]) -> Call:
-    """Read a call as the OpenAI protocol has it; its arguments may be JSON text or an object."""
+    """Read a call as the OpenAI protocol has it; its arguments may be JSON text or an object.
+
+    No arguments, or an empty text, are those of a call without any.
+    """
     function = call.get("function")
     if not isinstance(function, Mapping):
         return Call("", None)
-    arguments = function.get("arguments")
-    if isinstance(arguments, str):
+    name = function.get("name")
+    return Call(name if isinstance(name, str) else "", _arguments(function.get("arguments")))
+
+
+def _arguments(value: object) -> Mapping[str, Any] | None:
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return {}
+    if isinstance(value, str):
         try:
-            arguments = strict_json(arguments)
+            value = strict_json(value)
         except ValueError:
-            arguments = None
-    return Call(str(function.get("name", "")), arguments if isinstance(arguments, dict) else None)
+            return None
+    return value if isinstance(value, dict) else None
 
 
 def _match(

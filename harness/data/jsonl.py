@@ -1,7 +1,7 @@
 """JSONL files of conversations -> checked rows.
 
-One JSON object a line: `messages` (required), `id`, `tags`, `cluster`, `tools`; other keys are
-left alone. Every mistake is one sentence that begins with `file:line`.
+One JSON object a line: `messages` (required), `id`, `tags`, `cluster`, `tools` (or the legacy
+`functions`); other keys are left alone. Every mistake is one sentence that begins with `file:line`.
 """
 
 from __future__ import annotations
@@ -13,16 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.records import (
-    HarnessError,
-    Message,
-    canonical_json,
-    digest_of,
-    frozen_messages,
-    strict_json,
-)
+from harness.data.messages import checked_messages, learned_turns, quoted
+from harness.records import HarnessError, Message, canonical_json, digest_of, strict_json
 
-ROLES = ("system", "user", "assistant", "tool")
 LONGEST_ID = 200
 """Characters."""
 
@@ -42,6 +35,11 @@ class Row:
     cluster: str | None
     tools: tuple[Mapping[str, Any], ...]
     source: str
+
+    @property
+    def learned(self) -> tuple[int, ...]:
+        """The positions of the messages that a training learns: the assistant's with weight."""
+        return learned_turns(self.messages)
 
 
 def read_rows(path: Path, root: Path) -> list[Row]:
@@ -101,7 +99,7 @@ def _row(text: str, number: int, source: str) -> Row:
         messages=messages,
         tags=_tags(values.get("tags"), source),
         cluster=_cluster(values.get("cluster"), source),
-        tools=checked_tools(values.get("tools"), source),
+        tools=_tools(values, source),
         source=source,
     )
 
@@ -125,48 +123,15 @@ def json_object(text: str, source: str) -> dict[str, Any]:
     return values
 
 
-def checked_messages(messages: object, source: str) -> tuple[Message, ...]:
-    """Return `messages` as a conversation with a question in it, or raise HarnessError."""
-    if not isinstance(messages, list) or not messages:
-        raise HarnessError(f"{source}: messages is missing or no list; add the conversation")
-    for position, message in enumerate(messages):
-        refuse_bad_message(message, f"{source}: messages[{position}]")
-    if not any(message["role"] == "user" for message in messages):
-        raise HarnessError(f"{source}: no message has the role user; add what the model is asked")
-    return frozen_messages(messages)
-
-
-def refuse_bad_message(message: object, where: str) -> None:
-    """Raise HarnessError if `message` has no known role or no content; `where` names it."""
-    if not isinstance(message, dict):
-        raise HarnessError(f'{where} is no object; write {{"role": ..., "content": ...}}')
-    if message.get("role") not in ROLES:
-        raise HarnessError(
-            f"{where} has the role {_quoted(message.get('role'))}; use one of {', '.join(ROLES)}"
-        )
-    content = message.get("content")
-    if content is None and message["role"] == "assistant" and _calls_tools(message):
-        return
-    if not isinstance(content, str) or not content.strip():
-        what = "empty content" if content in (None, []) or isinstance(content, str) else "no text"
-        raise HarnessError(f"{where} has {what}; write its content as a text, or remove the row")
-
-
-def _calls_tools(message: Mapping[str, Any]) -> bool:
-    return isinstance(message.get("tool_calls"), list) and bool(message["tool_calls"])
-
-
 def _id(value: object, messages: tuple[Message, ...], source: str) -> str:
     if value is None:
         return digest_of(list(messages))[:12]
     if not isinstance(value, str):
-        raise HarnessError(f"{source}: the id {_quoted(value)} is no text; put it in quotes")
+        raise HarnessError(f"{source}: the id {quoted(value)} is no text; put it in quotes")
     if not value.strip():
         raise HarnessError(f"{source}: the id is empty; give one or leave the key out")
     if any(unicodedata.category(character) in ("Cc", "Zl", "Zp") for character in value):
-        raise HarnessError(
-            f"{source}: the id {_quoted(value)} holds a control character; remove it"
-        )
+        raise HarnessError(f"{source}: the id {quoted(value)} holds a control character; remove it")
     if len(value) > LONGEST_ID:
         raise HarnessError(
             f"{source}: the id has {len(value)} characters; use at most {LONGEST_ID}"
@@ -184,8 +149,17 @@ def _tags(value: object, source: str) -> tuple[str, ...]:
 
 def _cluster(value: object, source: str) -> str | None:
     if value is not None and not isinstance(value, str):
-        raise HarnessError(f"{source}: the cluster {_quoted(value)} is no text; put it in quotes")
+        raise HarnessError(f"{source}: the cluster {quoted(value)} is no text; put it in quotes")
     return value
+
+
+def _tools(values: Mapping[str, Any], source: str) -> tuple[Mapping[str, Any], ...]:
+    legacy = values.get("functions")
+    if values.get("tools") is not None or legacy is None:
+        return checked_tools(values.get("tools"), source)
+    if not isinstance(legacy, list):
+        raise HarnessError(f"{source}: functions is no list of objects; write tools instead")
+    return checked_tools([{"type": "function", "function": one} for one in legacy], source)
 
 
 def checked_tools(value: object, source: str) -> tuple[Mapping[str, Any], ...]:
@@ -194,7 +168,19 @@ def checked_tools(value: object, source: str) -> tuple[Mapping[str, Any], ...]:
         return ()
     if not isinstance(value, list) or not all(isinstance(tool, dict) for tool in value):
         raise HarnessError(f"{source}: tools is no list of objects; write what the API takes")
+    for position, tool in enumerate(value):
+        _refuse_bad_tool(tool, f"{source}: tools[{position}]")
     return tuple(value)
+
+
+def _refuse_bad_tool(tool: Mapping[str, Any], where: str) -> None:
+    function = tool.get("function")
+    if function is None:
+        return
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        raise HarnessError(
+            f"{where}.function must be an object with a name, not {quoted(function)}"
+        )
 
 
 def _refuse_duplicates(rows: list[Row]) -> None:
@@ -202,12 +188,7 @@ def _refuse_duplicates(rows: list[Row]) -> None:
     for row in rows:
         if (earlier := first.setdefault(row.id, row)) is not row:
             raise HarnessError(
-                f"{row.source}: the id {_quoted(row.id)} stands in line {earlier.line} already "
+                f"{row.source}: the id {quoted(row.id)} stands in line {earlier.line} already "
                 "(a row without an id is named after its messages); remove one or give it "
                 "another id"
             )
-
-
-def _quoted(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from harness.data.jsonl import Row
-from harness.records import Case, HarnessError, Message
+from harness.data.messages import as_protocol, instructs
+from harness.records import Case, HarnessError, Message, canonical_json, content_of
 
 
 def refuse_leaks(train: Iterable[Row], cases: Iterable[Case]) -> None:
     """Raise HarnessError if a training row asks what an evaluation case asks.
 
     Compared are the turns up to the last user message, case-folded and with all white space
-    collapsed. System messages do not count: the same question under another instruction is known
-    to the model all the same.
+    collapsed, and the calls of tools but for their ids. System messages do not count: the same
+    question under another instruction is known to the model all the same.
     """
     asked = {_question(case.messages): case for case in cases}
     leaks = [(row, asked[key]) for row in train if (key := _question(row.messages)) in asked]
@@ -26,12 +27,16 @@ def refuse_leaks(train: Iterable[Row], cases: Iterable[Case]) -> None:
         )
 
 
-def _question(messages: Sequence[Message]) -> tuple[tuple[str, str], ...]:
-    turns = [message for message in messages if message["role"] != "system"]
+def _question(messages: Sequence[Message]) -> tuple[tuple[str, str, str], ...]:
+    turns = [message for message in as_protocol(messages) if not instructs(message)]
     while turns and turns[-1]["role"] != "user":
         turns.pop()
-    return tuple((turn["role"], _collapsed(turn.get("content"))) for turn in turns)
+    return tuple((turn["role"], _collapsed(content_of(turn)), _called(turn)) for turn in turns)
 
 
-def _collapsed(content: object) -> str:
-    return " ".join(str(content or "").split()).casefold()
+def _collapsed(content: str) -> str:
+    return " ".join(content.split()).casefold()
+
+
+def _called(turn: Message) -> str:
+    return canonical_json([call["function"] for call in turn.get("tool_calls") or ()])

@@ -11,15 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.data.jsonl import (
-    Row,
-    checked_messages,
-    checked_tools,
-    json_object,
-    numbered_lines,
-    refuse_bad_message,
-    shown_path,
-)
+from harness.data.jsonl import Row, checked_tools, json_object, numbered_lines, shown_path
+from harness.data.messages import checked_message, checked_messages
 from harness.records import HarnessError, Message, digest_of
 
 PREFERRED, REJECTED = "preferred_output", "non_preferred_output"
@@ -67,7 +60,7 @@ def _answer(values: Mapping[str, Any], key: str, source: str) -> Message:
     answers = values.get(key)
     if not isinstance(answers, list) or len(answers) != 1:
         raise HarnessError(f"{source}: {key} is no list of one assistant message; write one")
-    refuse_bad_message(answers[0], f"{source}: {key}[0]")
-    if answers[0]["role"] != "assistant":
+    answer = checked_message(answers[0], f"{source}: {key}[0]")
+    if answer["role"] != "assistant":
         raise HarnessError(f"{source}: {key}[0] is no assistant's; write the model's answer")
-    return dict(answers[0])
+    return answer

@@ -15,6 +15,7 @@ from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any
 
+from harness.data.messages import as_protocol
 from harness.records import HarnessError, ModelSpec, Reply, Request, canonical_json
 
 THREADS = 8
@@ -121,7 +122,7 @@ def _answer(future: Future[Reply], function: Function, request: Request) -> None
 def _call(function: Function, request: Request) -> Reply:
     started = time.perf_counter()
     try:
-        reply = _reply(function([dict(message) for message in request.messages]))
+        reply = _reply(function(list(map(dict, as_protocol(request.messages)))))
     except Exception as problem:  # the user's function may raise anything
         return Reply(error=f"{request.model.spec} raised {type(problem).__name__}: {problem}")
     if reply.latency_s is None and reply.error is None:

@@ -11,7 +11,6 @@ import hmac
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from harness.judges import said
 from harness.records import HarnessError, Recorded, Role, Vote, canonical_json, reply_digest
 from harness.store import Asked, Store
 from harness.votes import Sides
@@ -132,4 +131,4 @@ def _pair(before: Recorded, after: Recorded, asked: Asked, secretly: _Secretly) 
 
 
 def _shown(one: Recorded) -> Shown:
-    return Shown(said(one.reply), reply_digest(one.digest, one.reply))
+    return Shown(one.reply.said, reply_digest(one.digest, one.reply))

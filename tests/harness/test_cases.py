@@ -8,7 +8,7 @@ from harness.records import HarnessError
 RULES = {"role": "system", "content": "Be brief."}
 ASK = {"role": "user", "content": "Where is it?"}
 TELL = {"role": "assistant", "content": ' {"city": "Lyon"}\n'}
-CALL = {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}
+CALL = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f"}}]}
 
 
 def write(root, *conversations, **more):

@@ -79,13 +79,6 @@ def test_a_file_outside_the_root_is_named_in_full(tmp_path):
     assert read_rows(path, tmp_path / "other")[0].source == f"{path}:1"
 
 
-def test_an_assistant_message_of_tool_calls_needs_no_content(tmp_path):
-    call = {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}
-    result = {"role": "tool", "content": "in Lyon", "tool_call_id": "1"}
-    (row,) = read(tmp_path, {"messages": [ASK, call, result, TELL]})
-    assert list(row.messages) == [ASK, call, result, TELL]
-
-
 def row_of(**changes):
     return {"messages": [ASK, TELL], **changes}
 
@@ -116,7 +109,8 @@ def content(value, role="user"):
         (content(""), r"messages\[1\] has empty content"),
         (content(" \n"), r"messages\[1\] has empty content"),
         (content(None, "assistant"), r"messages\[1\] has empty content"),
-        (content([{"type": "text", "text": "hi"}]), r"messages\[1\] has no text"),
+        (content([{"type": "image_url"}]), r"messages\[1\]\.content\[0\] must be a part of text"),
+        (row_of(functions={"name": "f"}), "functions is no list of objects"),
         (content(7), r"messages\[1\] has no text"),
         (row_of(messages=[TELL]), "no message has the role user"),
         (row_of(id=""), "the id is empty"),
