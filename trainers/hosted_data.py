@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from harness.data.jsonl import Row
+from harness.data.messages import as_protocol
 from harness.data.pairs import PREFERRED, REJECTED, read_pairs
 from harness.records import HarnessError, Message, digest_of
 from trainers.recipe import Mix, load_data
@@ -30,14 +31,23 @@ class Example:
     @property
     def line(self) -> dict[str, Any]:
         """What is uploaded; ids, tags and clusters stay at home, and so do paths."""
+        rejected = as_protocol([self.rejected]) if self.rejected else ()
+        return self._line(as_protocol(self.row.messages), rejected)
+
+    @property
+    def written(self) -> dict[str, Any]:
+        """The line with its messages as the file has them: what the same training is known by."""
+        return self._line(self.row.messages, [self.rejected] if self.rejected else ())
+
+    def _line(self, asked: Sequence[Message], rejected: Sequence[Message]) -> dict[str, Any]:
         tools = {"tools": [dict(tool) for tool in self.row.tools]} if self.row.tools else {}
-        messages = [dict(message) for message in self.row.messages]
-        if self.rejected is None:
+        messages = [dict(message) for message in asked]
+        if not rejected:
             return {"messages": messages, **tools}
         return {
             "input": {"messages": messages[:-1], **tools},
             PREFERRED: messages[-1:],
-            REJECTED: [dict(self.rejected)],
+            REJECTED: [dict(message) for message in rejected],
         }
 
     @property
@@ -117,17 +127,15 @@ def _refuse_unfit(example: Example) -> None:
         _refuse_unfit_message(message, f"{example.row.source}: messages[{position}]")
 
 
-def _refuse_unfit_message(message: Mapping[str, Any], where: str) -> None:
+def _refuse_unfit_message(written: Message, where: str) -> None:
+    (message,) = as_protocol([written])
     if unknown := sorted(message.keys() - _KEYS):
         raise HarnessError(
             f"{where} has the key {unknown[0]!r}, for which services refuse the file; remove it"
         )
-    weight = message.get("weight", 1)
     if message["role"] != "assistant" and "weight" in message:
         raise HarnessError(f"{where} has a weight; only an assistant's message can: remove it")
-    if type(weight) is not int or weight not in (0, 1):
-        raise HarnessError(f"{where} has the weight {weight!r}; services take 0 or 1")
 
 
 def _digest(examples: Sequence[Example]) -> str:
-    return digest_of([example.line for example in examples])
+    return digest_of([example.written for example in examples])

@@ -51,14 +51,27 @@ def test_fewer_than_ten_examples_are_refused(account: Any) -> None:
 def test_a_message_that_services_refuse_is_named(account: Any) -> None:
     project = account()
     for change, told in (
-        ({"weight": 2}, "train.jsonl:12: messages[2] has the weight 2"),
-        ({"weight": True}, "has the weight True"),
+        ({"weight": 2}, "train.jsonl:12: messages[2]: weight must be 0 or 1, not 2"),
+        ({"weight": True}, "weight must be 0 or 1, not True"),
         ({"mood": "good"}, "messages[2] has the key 'mood'"),
     ):
         bad = rows(12)
         bad[-1]["messages"][-1].update(change)
         project.write(bad)
         assert told in refused(project)
+
+
+def test_calls_are_uploaded_as_the_protocol_has_them(account: Any) -> None:
+    project = account()
+    calling = rows(12)
+    function = {"name": "track", "arguments": {"order": 7}}
+    call = {"id": "t1", "type": "function", "function": function}
+    calling[3]["messages"][-1] = {"role": "assistant", "tool_calls": [call], "refusal": None}
+    project.write(calling)
+    project.train(project.recipe())
+    uploaded = json.loads(project.service.files["file-0"].splitlines()[3])["messages"][-1]
+    sent = {**call, "function": {**function, "arguments": '{"order":7}'}}
+    assert uploaded == {"role": "assistant", "content": None, "tool_calls": [sent]}
 
 
 def test_a_weight_is_uploaded_and_only_an_answer_has_one(account: Any) -> None:
