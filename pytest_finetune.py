@@ -176,8 +176,7 @@ def _name_the_baseline(config: pytest.Config) -> None:
     """Settle which run is meant, once for all workers: "latest" may be another a second later."""
     from harness.session import named_in_full
 
-    named = named_in_full(config.option.harness_baseline, config.rootpath)
-    config.option.harness_baseline = named
+    config.option.harness_baseline = named_in_full(config)
 
 
 @contextmanager

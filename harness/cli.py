@@ -75,6 +75,7 @@ def train(
     """Train a candidate, unless it is trained already, and say where it is."""
     import trainers
     from harness import progress, prompting
+    from harness.data.jsonl import shown_path
     from harness.hosting import Consent, train_one
 
     plan = _plan()
@@ -90,7 +91,7 @@ def train(
         with progress.task(f"training {name}") as update:
             made = trainers.train(plan.recipes[name], plan.home, prompting.shown(update))
     how = "was trained already" if made.cached else f"trained in {made.seconds:.0f} s"
-    typer.echo(f"{name} {how}: {made.path.relative_to(plan.root)}")
+    typer.echo(f"{name} {how}: {shown_path(made.path, plan.root)}")
 
 
 def _plan() -> Plan:
@@ -212,7 +213,7 @@ def serve(
     from harness.serve.guard import Access, token_in
 
     # It serves where no project is: what it trains is kept in this folder then.
-    root = _root_at_or_above(Path.cwd()) or Path.cwd()
+    root = _where_to_serve(Path.cwd())
     access = Access(host, token_in(token_env), max_file_mb * 2**20)
     start(root, load(root), alias or [], access, port)
 
@@ -413,14 +414,18 @@ def _print(*parts: object) -> None:
 
 
 def _project_root(start: Path) -> Path:
-    if root := _root_at_or_above(start):
-        return root
-    raise HarnessError(f"{start}: no pyproject.toml here or above; change into the project")
+    from harness.config import project_root
+
+    return project_root(start, str(start))
 
 
-def _root_at_or_above(start: Path) -> Path | None:
+def _where_to_serve(start: Path) -> Path:
+    """Return the project; where there is none, the folder of a pyproject.toml, or `start`."""
+    from harness.config import project_at_or_above
+
     folders = (start, *start.parents)
-    return next((folder for folder in folders if (folder / "pyproject.toml").is_file()), None)
+    marked = (folder for folder in folders if (folder / "pyproject.toml").is_file())
+    return project_at_or_above(start) or next(marked, start)
 
 
 def main() -> None:

@@ -21,10 +21,12 @@ from pydantic import (
     model_validator,
 )
 
+from harness.files import read_file
 from harness.prices import Price, Prices
 from harness.records import RULES, WOULD_SHIP, HarnessError, Rule
 
 DEFAULT_BASE = "bundled:pocket"
+PYPROJECT = "pyproject.toml"
 
 Probability = Annotated[float, Field(gt=0, lt=1)]
 
@@ -251,6 +253,34 @@ class Settings(_Table):
         return Prices({key: Price(**table.model_dump()) for key, table in self.prices.items()})
 
 
+def project_at_or_above(folder: Path) -> Path | None:
+    """Return the nearest folder from `folder` up whose pyproject.toml has `[tool.harness]`.
+
+    Raises:
+        HarnessError: a pyproject.toml on the way cannot be read.
+
+    """
+    folders = (folder, *folder.parents)
+    return next((place for place in folders if _harness_table(place) is not None), None)
+
+
+def project_root(folder: Path, what: str) -> Path:
+    """Return the project that `folder` belongs to; see `project_at_or_above`.
+
+    Raises:
+        HarnessError: there is none; the sentence begins with `what` needs it, and names every
+            folder that was looked in.
+
+    """
+    if root := project_at_or_above(folder):
+        return root
+    looked = ", ".join(str(place) for place in (folder, *folder.parents))
+    raise HarnessError(
+        f"{what}: no pyproject.toml with a table [tool.harness] in any of {looked}; "
+        "add the table to the pyproject.toml of the project (it may be empty), or change into it"
+    )
+
+
 def load(root: Path) -> Settings:
     """Return the settings in `root/pyproject.toml`; defaults where there are none.
 
@@ -258,12 +288,22 @@ def load(root: Path) -> Settings:
         HarnessError: the file is no TOML, or a key is unknown or has a wrong value.
 
     """
-    path = root / "pyproject.toml"
+    table = _harness_table(root)
+    return parse({} if table is None else table)
+
+
+def _harness_table(folder: Path) -> Any:
+    """Return what `[tool.harness]` of the pyproject.toml in `folder` holds; None without it."""
+    path = folder / PYPROJECT
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
-        raise HarnessError(f"{path.name}: {problem}; correct the file and run again") from None
-    return parse(table.get("tool", {}).get("harness", {}))
+        tool = tomllib.loads(read_file(path).decode("utf-8")).get("tool")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except RecursionError:
+        raise HarnessError(f"{path}: it is nested too deeply; correct the file") from None
+    except (OSError, ValueError) as problem:  # no TOML, no UTF-8, integers of 5,000 digits
+        raise HarnessError(f"{path}: {problem}; correct the file and run again") from None
+    return tool.get("harness") if isinstance(tool, dict) else None
 
 
 def parse(table: Any) -> Settings:

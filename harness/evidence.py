@@ -144,11 +144,7 @@ def recorded_twice(results: Sequence[ItemResult]) -> dict[str, list[str]]:
     for result in results:
         for score in scores_of(result, asserting):
             tests[score.metric, result.arm, result.id, result.trial].append(result.test)
-    return {
-        metric: list(dict.fromkeys(names))
-        for (metric, *_), names in tests.items()
-        if len(names) > 1
-    }
+    return {metric: sorted(set(names)) for (metric, *_), names in tests.items() if len(names) > 1}
 
 
 # ---------------------------------------------------------------------- cases

@@ -48,11 +48,12 @@ class Status(StrEnum):
 
 
 class Decision(StrEnum):
-    """The answer of a whole run."""
+    """The answer of a whole run; evaluated: nothing was asked to be gated."""
 
     PASS = "pass"
     FAIL = "fail"
     UNDECIDABLE = "undecidable"
+    EVALUATED = "evaluated"
 
 
 _CANONICAL = json.JSONEncoder(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import secrets
 from collections.abc import Iterator, Sequence
@@ -18,7 +19,8 @@ import pytest
 
 from harness import outcome, progress, wording
 from harness.arms import PlannedArm, candidate_named, planned_arms, with_itself
-from harness.config import Settings, load
+from harness.config import PYPROJECT, Settings, load, project_at_or_above, project_root
+from harness.data.jsonl import shown_path
 from harness.evaluation import CaseItem, Evaluation, ItemResult, Talker, result_of
 from harness.evidence import assertion_metric
 from harness.models.secrecy import public_options
@@ -71,8 +73,9 @@ class Session:
     results: list[ItemResult] = field(default_factory=list)
     prepared: Prepared | None = None
     run: Run | None = None
-    page: Path | None = None
+    page: str | None = None
     mistakes: list[str] = field(default_factory=list)
+    _root: Path | None = None
     _settings: Settings | None = None
     _arms: tuple[PlannedArm, ...] = ()
     _preparation: Preparation | None = None
@@ -84,8 +87,25 @@ class Session:
 
     @property
     def root(self) -> Path:
-        """The project's root, which all paths are relative to."""
-        return self.config.rootpath
+        """The project's root, which all paths are relative to: where the suites' settings are."""
+        return self._root or self.config.rootpath
+
+    def _settle_root(self, suite: Path) -> None:
+        """Let the project of the first suite be the project of the run.
+
+        Raises:
+            HarnessError: `suite` belongs to no project, or to another one.
+
+        """
+        root = project_root(suite.parent, shown_path(suite, self.root))
+        if self._root is None:
+            self._root = root
+        if root != self._root:
+            first = next(iter(self.suites), self._root)
+            raise HarnessError(
+                f"one run is of one project, and {first} belongs to {self._root / PYPROJECT}, "
+                f"{suite} to {root / PYPROJECT}; run pytest once for each"
+            )
 
     @property
     def settings(self) -> Settings:
@@ -144,7 +164,8 @@ class Session:
     def _suite(self, metafunc: pytest.Metafunc, marker: pytest.Mark) -> Suite:
         path = metafunc.definition.path
         if path not in self.suites:
-            where = f"{path.relative_to(self.root)}::{metafunc.definition.name}"
+            self._settle_root(path)
+            where = f"{shown_path(path, self.root)}::{metafunc.definition.name}"
             suite = load_suite(path, where, marker, self.root)
             for other in self.suites.values():
                 if other.name == suite.name:
@@ -154,7 +175,7 @@ class Session:
             self.suites[path], self.markers[path] = suite, marker
         if self.markers[path] != marker:
             raise HarnessError(
-                f"{path.relative_to(self.root)}: it has two different pytest.mark.cases; "
+                f"{shown_path(path, self.root)}: it has two different pytest.mark.cases; "
                 "a file is one suite of one set of cases: move the tests of the other to a file"
             )
         return self.suites[path]
@@ -332,13 +353,22 @@ class Session:
             return
         error = "" if report.passed else _reason(report)
         result = result_of(evaluation, error)
-        report.harness = result.to_json() if self._shared else result  # type: ignore[attr-defined]
+        report.harness = self._sent(result) if self._shared else result  # type: ignore[attr-defined]
+
+    def _sent(self, result: ItemResult) -> str:
+        """Return `result` for the controller, which has collected nothing and knows no project."""
+        return json.dumps([str(self.root), result.to_json()])
+
+    def _received(self, text: str) -> ItemResult:
+        root, result = json.loads(text)
+        self._root = self._root or Path(root)
+        return ItemResult.from_json(result)
 
     # ------------------------------------------------------------------ decide and report
 
     def record(self, report: pytest.TestReport, found: ItemResult | str) -> None:
         """Take over the result of an item (a worker's is JSON), and give its report its status."""
-        result = ItemResult.from_json(found) if isinstance(found, str) else found
+        result = self._received(found) if isinstance(found, str) else found
         self.results.append(result)
         baseline = self.arms[0].arm.name
         key = (result.suite, result.id, result.test, result.trial)
@@ -528,11 +558,11 @@ class Session:
             )
         return run
 
-    def _write(self, run: Run) -> Path:
+    def _write(self, run: Run) -> str:
         from harness import report
 
         folder = report.write(run, self.root / self.settings.reports)
-        return (folder / "index.html").relative_to(self.root)
+        return shown_path(folder / "index.html", self.root)
 
     def _environment(self) -> dict[str, Any]:
         return {
@@ -615,17 +645,27 @@ def _tell(config: pytest.Config, report: pytest.TestReport) -> None:
         terminal._add_stats(category, [report])
 
 
-def named_in_full(reference: str, root: Path) -> str:
+def named_in_full(config: pytest.Config) -> str:
     """Return what `--harness-baseline` names, in full; see `harness.history.full_name`.
 
     Raises:
-        UsageError: there is no such run or model.
+        UsageError: there is no such run or model, or no project to look for it in.
 
     """
     from harness import history
 
     with _as_usage_error(EvidenceError):
-        return history.full_name(reference, root / load(root).store)
+        root = _root_of_arguments(config)
+        return history.full_name(config.option.harness_baseline, root / load(root).store)
+
+
+def _root_of_arguments(config: pytest.Config) -> Path:
+    """Return the project of what pytest was told to collect, before it is collected."""
+    here = config.invocation_params.dir
+    named = [Path(os.path.abspath(here / name.partition("::")[0])) for name in config.args]
+    folders = [path if path.is_dir() else path.parent for path in named]
+    found = (project_at_or_above(folder) for folder in [*folders, here])
+    return next(filter(None, found), None) or project_root(here, "--harness-baseline")
 
 
 @contextmanager

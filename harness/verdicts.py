@@ -45,10 +45,12 @@ class Judgement:
 
     @property
     def decision(self) -> Decision:
-        """Undecidable before fail before pass."""
+        """Undecidable before fail before pass; without a gate only evaluated."""
         found = {verdict.decision for verdict in self.verdicts}
         if self.errors or Decision.UNDECIDABLE in found:
             return Decision.UNDECIDABLE
+        if not found:
+            return Decision.EVALUATED
         return Decision.FAIL if Decision.FAIL in found else Decision.PASS
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.data.messages import checked_messages, learned_turns, quoted
+from harness.files import read_file
 from harness.records import HarnessError, Message, canonical_json, digest_of, strict_json
 
 LONGEST_ID = 200
@@ -68,13 +69,15 @@ def numbered_lines(path: Path, where: str) -> Iterator[tuple[int, str]]:
     """Yield the lines of `path` that are not blank with their numbers, from 1; `where` names it.
 
     Raises:
-        HarnessError: there is no such file, or it is no UTF-8.
+        HarnessError: there is no such regular file, or it is no UTF-8.
 
     """
     try:
-        content = path.read_bytes()
+        content = read_file(path)
     except FileNotFoundError:
-        raise HarnessError(f"{where}: there is no such file; correct the path or add it") from None
+        raise HarnessError(
+            f"{where}: there is no such file ({path}); correct the path or add it"
+        ) from None
     except (OSError, ValueError) as problem:
         raise HarnessError(f"{where}: it cannot be read: {problem}; correct the path") from None
     # Only line feeds end a line: JSON texts may hold U+2028 and its like, which splitlines cuts.

@@ -26,7 +26,12 @@ _ACTIVE = re.compile(
     r"[\\`*{}\[\]<>#!|~@&]|:(?=\S)|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|(?<=www)\.|^[-+=]|(?<=^\d)[.)]",
     re.IGNORECASE,
 )
-_SIGNS = {Decision.PASS: "✅", Decision.FAIL: "❌", Decision.UNDECIDABLE: "⚠️"}
+_SIGNS = {
+    Decision.PASS: "✅",
+    Decision.FAIL: "❌",
+    Decision.UNDECIDABLE: "⚠️",
+    Decision.EVALUATED: "📋",
+}
 
 
 def page(run: Run) -> str:

@@ -172,7 +172,7 @@ def _span(bounds: tuple[float, float] | None) -> str:
 
 
 def headline(run: Run) -> str:
-    """The verdict in one sentence, without the word PASS, FAIL or UNDECIDABLE."""
+    """The verdict in one sentence, without the word PASS, FAIL, UNDECIDABLE or EVALUATED."""
     names = [arm.name for arm in judged(run)]
     who = _listed(names, 3, "candidate")
     if run.decision is Decision.UNDECIDABLE:
@@ -180,9 +180,9 @@ def headline(run: Run) -> str:
     failing = [_failure(run, name) for name in names if _count(run, name, Decision.FAIL)]
     if run.decision is Decision.FAIL:
         return f"{'; '.join(failing) or 'The run failed'}."
+    if run.decision is Decision.EVALUATED:
+        return f"{who or 'nothing'}; no gate applies."
     count = sum(len(gates(run, name)) for name in names)
-    if not count:
-        return f"{who or 'Nothing'} was evaluated; no gate applies."
     one = len(names) == 1
     return (
         f"{who} {'passes' if one else 'pass'} {f'all {count} gates' if count > 1 else 'the gate'}."

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
-from pathlib import Path
 
 from harness.records import Comparison, Decision, Run, Status, Verdict
 from harness.report import summary
@@ -15,7 +14,7 @@ _NARROWEST = 20
 _STRIKING_SLICES = 5
 
 
-def lines(run: Run, width: int, report: Path | None = None) -> list[str]:
+def lines(run: Run, width: int, report: str | None = None) -> list[str]:
     """Return the summary of `run` as plain lines of at most `width` columns (20 at least).
 
     `report` is the path to name as the place to read more; it is never cut.

@@ -143,9 +143,9 @@ class Outcome:
 class Project:
     """The folder of a project that uses the plugin."""
 
-    def __init__(self, pytester: pytest.Pytester) -> None:
+    def __init__(self, pytester: pytest.Pytester, folder: str = ".") -> None:
         self._pytester = pytester
-        self.root = pytester.path
+        self.root = pytester.path / folder
         self.write("stub_models.py", STUBS)
         self.write("evals/test_demo.py", SUITE)
         self.rows("data/demo.jsonl", self.questions(24))
@@ -261,7 +261,8 @@ def _refuse_contradictions(results: Mapping[str, Any], status: int) -> None:
     if results:
         jsonschema.validate(results, schema())
         assert results["exit_status"] == status
-        assert status in {"pass": (0, 1), "fail": (1,), "undecidable": (6,)}[results["verdict"]]
+        statuses = {"pass": (0, 1), "evaluated": (0, 1), "fail": (1,), "undecidable": (6,)}
+        assert status in statuses[results["verdict"]]
 
 
 def _counts(lines: Sequence[str]) -> dict[str, int]:
@@ -275,6 +276,13 @@ def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Proje
     """An empty project; other plugins than ours are off, which saves half of the time."""
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     return Project(pytester)
+
+
+@pytest.fixture
+def service(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """A project in the folder `service` of a repository."""
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    return Project(pytester, "service")
 
 
 @pytest.fixture(params=["serial", "two workers"])
