@@ -10,6 +10,7 @@ from harness.comparing import compare, corpus_comparison
 from harness.evaluation import ItemResult
 from harness.records import Comparison, Rule, Score, Series
 from harness.rules import tags_of, usage_metrics
+from harness.unicode import normalised
 
 ByModel = Mapping[str, Mapping[str, tuple[Score, ...]]]
 """model -> case id -> its scores, one per trial"""
@@ -162,17 +163,22 @@ def _guarded(results: Sequence[ItemResult]) -> frozenset[str]:
 
 
 def _clusters(results: Sequence[ItemResult]) -> dict[CaseKey, str]:
-    """Return case -> its cluster; identical prompts are one cluster."""
-    prompts: dict[tuple[str, str], set[str]] = defaultdict(set)
+    """Return case -> its cluster; prompts that read the same are one cluster."""
+    prompts: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)
     for result in results:
-        prompts[result.suite, result.prompt].add(result.id)
+        prompts[_prompt(result)].setdefault(result.id, result.digest)
     found = {}
     for result in results:
+        alike = prompts[_prompt(result)]
         if result.cluster is not None:
             found[result.suite, result.id] = result.cluster
-        elif len(prompts[result.suite, result.prompt]) > 1:
-            found[result.suite, result.id] = f"prompt {result.digest}"
+        elif len(alike) > 1:
+            found[result.suite, result.id] = f"prompt {next(iter(alike.values()))}"
     return found
+
+
+def _prompt(result: ItemResult) -> tuple[str, str]:
+    return result.suite, normalised(result.prompt).strip()
 
 
 # ---------------------------------------------------------------------- comparisons

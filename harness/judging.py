@@ -19,6 +19,7 @@ from harness.evaluation import ItemResult
 from harness.judges import NONE_CONFIGURED, Errand, Judges
 from harness.records import JudgeFigure, Question, Recorded, Reply, Role, Rule, Score
 from harness.trust import Answer
+from harness.unicode import same_text
 
 _NO_CANDIDATE = "it compares with a baseline, and this run has no candidate"
 
@@ -311,7 +312,7 @@ def _without_asking(before: Reply, after: Reply) -> tuple[float, str] | None:
     if before.failure or after.failure:
         value = float(bool(before.failure)) - float(bool(after.failure))
         return value, after.failure or f"the baseline's: {before.failure}"
-    return (0.0, "the replies are equal") if before.said == after.said else None
+    return (0.0, "the replies are equal") if same_text(before.said, after.said) else None
 
 
 def _preference(sheet: _Sheet, value: float, why: str) -> Score:

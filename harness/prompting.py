@@ -25,7 +25,7 @@ def reference_score(case: Case, reply: Reply) -> float:
     """Return in [0, 1] how near a reply is to the case's expected answer.
 
     A JSON object is scored field by field (a reply that is no JSON earns nothing), other text by
-    ROUGE-L.
+    ROUGE-L on the words of every script; equal texts score 1.
     """
     if case.expected is None or reply.error or reply.failure:
         return 0.0
@@ -51,7 +51,10 @@ def best(means: Mapping[int, float]) -> int:
 def choice_note(suite: str, model: str, means: Mapping[int, float]) -> str:
     """Return one sentence that says what was chosen and why."""
     tried = ", ".join(f"{shots}: {mean:.2f}" for shots, mean in sorted(means.items()))
-    return f"{suite}: {model} is prompted with {best(means)} examples, its best (by shots: {tried})"
+    told = f"{suite}: {model} is prompted with {best(means)} examples"
+    if len(set(means.values())) == 1:
+        return f"{told}, the fewest: every number of them scored the same (by shots: {tried})"
+    return f"{told}, its best (by shots: {tried})"
 
 
 def counted(update: Update) -> Callable[[Progress], None]:

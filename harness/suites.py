@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.cases import load_cases, load_few_shot
-from harness.data.messages import as_protocol
-from harness.records import Case, HarnessError, Message, canonical_json
+from harness.data.leakage import conversation_key
+from harness.records import Case, HarnessError, Message
 
 
 @dataclass(frozen=True)
@@ -83,17 +83,13 @@ def load_suite(path: Path, where: str, marker: Any, root: Path) -> Suite:
 
 
 def _refuse_shared(cases: Sequence[Case], held_out: Sequence[Case]) -> None:
-    prompts = {_asked(case): case.source for case in cases}
+    prompts = {conversation_key(case.messages): case.source for case in cases}
     for case in held_out:
-        if source := prompts.get(_asked(case)):
+        if source := prompts.get(conversation_key(case.messages)):
             raise HarnessError(
                 f"{case.source}: this case stands at {source} too; what confirms a choice must "
                 "not have been seen when it was made"
             )
-
-
-def _asked(case: Case) -> str:
-    return canonical_json(list(as_protocol(case.messages)))
 
 
 def _numbers(shots: int | Sequence[int] | None, available: int, where: str) -> tuple[int, ...]:

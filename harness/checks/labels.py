@@ -9,6 +9,7 @@ from statistics import fmean
 
 from harness.checks import check_digest, quoted, reference, shortened
 from harness.records import INVALID_LABEL, Case, HarnessError, Reply, Score, strict_json
+from harness.unicode import by_form, normalised
 
 Pairs = Iterable[tuple[str, str]]
 """(expected, predicted) of each case."""
@@ -35,14 +36,14 @@ def label(
     """
     known = _known(labels, ignore_case, case)
     expected = _expected(case, field)
-    sought = known.get(_folded(expected, ignore_case))
+    sought = known.get(_form(expected, ignore_case))
     if sought is None:
         raise HarnessError(
             f"{case.source}: the case {case.id!r} expects {quoted(expected)}, which is none of the "
             f"labels {shortened(', '.join(labels), 200)}; correct the case or the labels"
         )
     answer, problem = _answer(reply.text, field)
-    predicted = known.get(_folded(answer, ignore_case), INVALID_LABEL)
+    predicted = known.get(_form(answer, ignore_case), INVALID_LABEL)
     if predicted == INVALID_LABEL:
         problem = problem or f"{quoted(answer)} is none of the labels"
     elif predicted != sought:
@@ -54,14 +55,14 @@ def label(
         passed=not problem,
         explanation=problem,
         labels=(sought, predicted),
-        check=check_digest("label", 1, **settings),
+        check=check_digest("label", 2, **settings),
     )
 
 
 def _known(labels: Sequence[str], ignore_case: bool, case: Case) -> dict[str, str]:
     if isinstance(labels, str) or not all(isinstance(one, str) for one in labels):
         raise HarnessError(f"{case.source}: the check label takes a list of texts as its labels")
-    known = {_folded(one, ignore_case): one for one in labels}
+    known = {_form(one, ignore_case): one for one in labels}
     if len(known) != len(labels) or not known or "" in known or INVALID_LABEL in known:
         raise HarnessError(
             f"{case.source}: the check label takes distinct, non-empty labels, not "
@@ -70,8 +71,8 @@ def _known(labels: Sequence[str], ignore_case: bool, case: Case) -> dict[str, st
     return known
 
 
-def _folded(text: str, ignore_case: bool) -> str:
-    return text.strip().casefold() if ignore_case else text.strip()
+def _form(label: str, ignore_case: bool) -> str:
+    return normalised(label, ignore_case=ignore_case).strip()
 
 
 def _expected(case: Case, field: str | None) -> str:
@@ -95,9 +96,10 @@ def _answer(text: str, field: str | None) -> tuple[str, str]:
         return "", f"no JSON: {problem}"
     if not isinstance(values, dict):
         return "", "no JSON object"
-    if field not in values:
+    values = by_form(values)
+    if normalised(field) not in values:
         return "", f"the field {field} is missing"
-    answer = values[field]
+    answer = values[normalised(field)]
     return (answer, "") if isinstance(answer, str) else ("", f"{field} is {quoted(answer)}")
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.checks import check_digest, quoted, reference, right_or_wrong, shortened
 from harness.records import Case, HarnessError, Reply, Score, digest_of, strict_json
+from harness.unicode import by_form, normalised, same_text
 
 if TYPE_CHECKING:
     from jsonschema.exceptions import SchemaError, ValidationError
@@ -188,7 +189,7 @@ def fields(
 
     """
     expected = _expected_fields(case)
-    check = check_digest("fields", 1, ignore_case=ignore_case)
+    check = check_digest("fields", 2, ignore_case=ignore_case)
     raw = _field_score(name, expected, strict_object(reply.text), ignore_case, check)
     inside = first_object(reply.text)
     beside = _field_score(f"{name}_unfenced", expected, inside, ignore_case, check)
@@ -221,9 +222,11 @@ def _field_score(
 def _parts(
     expected: Mapping[str, Any], got: Mapping[str, Any] | None, ignore_case: bool
 ) -> dict[str, float]:
+    found = by_form(got or {})
     return {
         key: float(
-            got is not None and key in got and same_json(value, got[key], ignore_case=ignore_case)
+            (form := normalised(key)) in found
+            and same_json(value, found[form], ignore_case=ignore_case)
         )
         for key, value in expected.items()
     }
@@ -234,9 +237,10 @@ def _field_problems(
 ) -> str:
     if got is None:
         return "no JSON object"
+    found = by_form(got)
     wrong = [
-        f"{_printable(key, 80)}: {quoted(got[key])} instead of {quoted(expected[key])}"
-        if key in got
+        f"{_printable(key, 80)}: {quoted(found[form])} instead of {quoted(expected[key])}"
+        if (form := normalised(key)) in found
         else f"{_printable(key, 80)} is missing"
         for key, part in parts.items()
         if not part
@@ -245,19 +249,19 @@ def _field_problems(
 
 
 def same_json(expected: Any, got: Any, *, ignore_case: bool = False) -> bool:
-    """Return whether two JSON values are equal: texts without the white space around them.
+    """Return whether two JSON values are equal: texts and names where they read the same.
 
-    1 is 1.0, and no truth value.
+    White space around texts does not count; 1 is 1.0, and no truth value.
     """
     if isinstance(expected, str) and isinstance(got, str):
-        expected, got = expected.strip(), got.strip()
-        return expected.casefold() == got.casefold() if ignore_case else bool(expected == got)
+        return same_text(expected, got, ignore_case=ignore_case)
     if isinstance(expected, list) and isinstance(got, list):
         pairs = zip(expected, got, strict=False)
         return len(expected) == len(got) and all(
             same_json(a, b, ignore_case=ignore_case) for a, b in pairs
         )
     if isinstance(expected, dict) and isinstance(got, dict):
+        expected, got = by_form(expected), by_form(got)
         return expected.keys() == got.keys() and all(
             same_json(value, got[key], ignore_case=ignore_case) for key, value in expected.items()
         )

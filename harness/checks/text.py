@@ -1,4 +1,7 @@
-"""Checks of free text: exact and contained matches, ROUGE."""
+"""Checks of free text: exact and contained matches, ROUGE.
+
+Texts are compared by `harness.unicode`: equal is what reads the same.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from harness.checks import check_digest, quoted, reference, right_or_wrong
 from harness.records import Case, HarnessError, Reply, Score
+from harness.unicode import folded, normalised, pieces, same_text, words
 
 if TYPE_CHECKING:
     from rouge_score.scoring import Score as RougeScore
@@ -18,9 +22,9 @@ def exact(
 ) -> Score:
     """Score 1 if the reply is the expected answer, white space around them aside."""
     expected, got = reference(case, "exact"), reply.text.strip()
-    right = _folded(got, ignore_case) == _folded(expected, ignore_case)
+    right = same_text(got, expected, ignore_case=ignore_case)
     problem = "" if right else f"{quoted(got)} instead of {quoted(expected)}"
-    return right_or_wrong(name, problem, check_digest("exact", 1, ignore_case=ignore_case))
+    return right_or_wrong(name, problem, check_digest("exact", 2, ignore_case=ignore_case))
 
 
 def contains(
@@ -40,21 +44,19 @@ def contains(
     if needle == "":
         raise HarnessError(f"{case.source}: the check contains looks for an empty text; give one")
     sought = reference(case, "contains") if needle is None else needle
-    right = _folded(sought, ignore_case) in _folded(reply.text, ignore_case)
-    problem = "" if right else f"{quoted(sought)} is not in {quoted(reply.text)}"
-    check = check_digest("contains", 1, needle=needle, ignore_case=ignore_case)
+    form, whole = (normalised(each, ignore_case=ignore_case) for each in (sought, reply.text))
+    problem = "" if form in whole else f"{quoted(sought)} is not in {quoted(reply.text)}"
+    check = check_digest("contains", 2, needle=needle, ignore_case=ignore_case)
     return right_or_wrong(name, problem, check)
-
-
-def _folded(text: str, ignore_case: bool) -> str:
-    return text.casefold() if ignore_case else text
 
 
 def rouge(case: Case, reply: Reply, *, name: str = "rouge") -> tuple[Score, ...]:
     """Score the F-measures of ROUGE-1, ROUGE-2 and ROUGE-L, with stemming, each in [0, 1].
 
-    The metrics are `name` with 1, 2 and L behind it. The tokens are rouge-score's: lower-cased
-    runs of a-z and 0-9. A reference without any is not scored, since every reply would get 0.
+    The metrics are `name` with 1, 2 and L behind it. The tokens are words of letters and digits of
+    every script (`harness.unicode.words`), case folded; a reference without any is compared by its
+    signs. English words are stemmed: texts of ASCII have rouge-score's own values. Any other text
+    has 1 with itself. A reference that shows nothing is not scored.
 
     Source: Lin, "ROUGE: A Package for Automatic Evaluation of Summaries", 2004.
     """
@@ -63,9 +65,9 @@ def rouge(case: Case, reply: Reply, *, name: str = "rouge") -> tuple[Score, ...]
 
 
 def _rouge_score(metric: str, kind: str, measured: dict[str, RougeScore] | None) -> Score:
-    check = check_digest("rouge", 1, kind=kind, stemming=True)
+    check = check_digest("rouge", 2, kind=kind, stemming=True)
     if measured is None:
-        reason = "the reference has no word of a-z or 0-9, which are all that ROUGE compares"
+        reason = "the reference shows nothing that ROUGE could compare"
         return Score(metric, None, unscored=reason, check=check)
     found = measured[kind]
     explanation = f"precision {found.precision:.2f}, recall {found.recall:.2f}"
@@ -73,17 +75,41 @@ def _rouge_score(metric: str, kind: str, measured: dict[str, RougeScore] | None)
 
 
 def rouge_l(expected: str, text: str) -> float:
-    """Return the F-measure of ROUGE-L, with stemming, in [0, 1]; 0 if there is no word."""
+    """Return the F-measure of ROUGE-L as `rouge` has it, in [0, 1]; 0 if nothing can be seen."""
     measured = _rouge(expected, text)
     return float(measured["rougeL"].fmeasure) if measured else 0.0
 
 
 def _rouge(expected: str, text: str) -> dict[str, RougeScore] | None:
     from rouge_score.rouge_scorer import RougeScorer
-    from rouge_score.tokenizers import DefaultTokenizer
+    from rouge_score.scoring import Score as RougeScore
 
-    tokenizer = DefaultTokenizer(use_stemmer=True)
+    expected, text = folded(expected), folded(text)
+    tokenizer = _Tokenizer(signs=not words(expected))
     if not tokenizer.tokenize(expected):
         return None
+    if expected == text and (tokenizer.signs or not expected.isascii()):
+        return dict.fromkeys(ROUGE, RougeScore(1.0, 1.0, 1.0))  # also ROUGE-2 of a single token
     measured: dict[str, RougeScore] = RougeScorer(ROUGE, tokenizer=tokenizer).score(expected, text)
     return measured
+
+
+class _Tokenizer:
+    """rouge-score's own tokens of ASCII words, stemmed, and those of every other script.
+
+    With `signs` what is neither letter nor digit counts too.
+    """
+
+    def __init__(self, *, signs: bool) -> None:
+        from rouge_score.tokenizers import DefaultTokenizer
+
+        self.signs = signs
+        self._english = DefaultTokenizer(use_stemmer=True)
+
+    def tokenize(self, text: str) -> list[str]:
+        """Return the tokens of a folded text."""
+        found = [one for one in pieces(text) if not one.isspace()] if self.signs else words(text)
+        return [token for word in found for token in self._known(word) or [word]]
+
+    def _known(self, word: str) -> list[str]:
+        return list(self._english.tokenize(word)) if word.isascii() else []

@@ -7,14 +7,16 @@ from collections.abc import Iterable, Sequence
 from harness.data.jsonl import Row
 from harness.data.messages import as_protocol, instructs
 from harness.records import Case, HarnessError, Message, canonical_json, content_of
+from harness.unicode import folded
 
 
 def refuse_leaks(train: Iterable[Row], cases: Iterable[Case]) -> None:
     """Raise HarnessError if a training row asks what an evaluation case asks.
 
-    Compared are the turns up to the last user message, case-folded and with all white space
-    collapsed, and the calls of tools but for their ids. System messages do not count: the same
-    question under another instruction is known to the model all the same.
+    Compared are the turns up to the last user message and their calls of tools but for the calls'
+    ids, without case, width, format characters and further white space (`harness.unicode.folded`).
+    System messages do not count: the same question under another instruction is known to the
+    model all the same.
     """
     asked = {_question(case.messages): case for case in cases}
     leaks = [(row, asked[key]) for row in train if (key := _question(row.messages)) in asked]
@@ -31,12 +33,14 @@ def _question(messages: Sequence[Message]) -> tuple[tuple[str, str, str], ...]:
     turns = [message for message in as_protocol(messages) if not instructs(message)]
     while turns and turns[-1]["role"] != "user":
         turns.pop()
-    return tuple((turn["role"], _collapsed(content_of(turn)), _called(turn)) for turn in turns)
-
-
-def _collapsed(content: str) -> str:
-    return " ".join(content.split()).casefold()
+    return tuple((turn["role"], folded(content_of(turn)), _called(turn)) for turn in turns)
 
 
 def _called(turn: Message) -> str:
-    return canonical_json([call["function"] for call in turn.get("tool_calls") or ()])
+    return folded(canonical_json([call["function"] for call in turn.get("tool_calls") or ()]))
+
+
+def conversation_key(messages: Sequence[Message]) -> str:
+    """Return what conversations have in common that differ in no more than a leak may differ in."""
+    turns = [{**turn, "content": folded(content_of(turn))} for turn in as_protocol(messages)]
+    return canonical_json(turns)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness import unicode
 from harness.checks.labels import ClassScore, per_class
 from harness.records import (
     Arm,
@@ -228,12 +229,13 @@ def compared(reply: str, expected: str | None) -> list[Piece]:
     Nothing is marked in texts of over 1,000 words and punctuation marks, nor where less than half
     is alike: marking nearly everything tells nothing.
     """
-    words = _words(reply)
-    wanted = [word for word in _words(expected or "") if not word.isspace()]
-    mine = [place for place, word in enumerate(words) if not word.isspace()]
+    words = unicode.pieces(reply)
+    forms = [_form(word) for word in words]
+    wanted = [form for word in unicode.pieces(expected or "") if (form := _form(word))]
+    mine = [place for place, form in enumerate(forms) if form]
     if not wanted or max(len(wanted), len(mine)) > _LONGEST_COMPARED:
         return [Piece(reply)]
-    common = _common([words[place] for place in mine], wanted)
+    common = _common([forms[place] for place in mine], wanted)
     if 4 * len(common) < len(wanted) + len(mine):
         return [Piece(reply)]
     return _pieces(words, {mine[place] for place in common})
@@ -268,15 +270,16 @@ def _path(rows: Sequence[int], column: int) -> Iterable[int]:
             yield column
 
 
-def _words(content: str) -> list[str]:
-    return re.findall(r"\w+|\s+|[^\w\s]", content)
+def _form(word: str) -> str:
+    """What a word is compared by; nothing where it is white space or shows nothing."""
+    return unicode.normalised(word).strip()
 
 
 def _pieces(words: Sequence[str], alike: set[int]) -> list[Piece]:
     """Join neighbours; white space between two marked words is marked with them."""
     pieces: list[Piece] = []
     for place, word in enumerate(words):
-        marked = place not in alike and not word.isspace()
+        marked = place not in alike and bool(_form(word))
         if pieces and pieces[-1].marked == marked:
             pieces[-1] = Piece(pieces[-1].text + word, marked)
         else:

@@ -79,7 +79,7 @@ def test_a_project_without_held_out_cases_is_told_how_to_name_them(project):
 
 
 def test_a_case_on_both_sides_is_refused_with_both_places(split):
-    split.rows("data/held.jsonl", [split.row("is it 3", "h3")])
+    split.rows("data/held.jsonl", [split.row("is\u00a0it 3\u200b", "h3")])
     run = split.run()
     assert run.status == 4
     assert "data/held.jsonl:1: this case stands at data/demo.jsonl:4 too" in run.text

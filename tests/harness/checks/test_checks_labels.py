@@ -51,6 +51,20 @@ def test_case_folds_on_request_to_the_label_as_listed():
     assert check("DEFECT", " dEfect", ignore_case=True).labels == ("Defect", "Defect")
 
 
+def test_labels_and_their_field_are_found_in_any_normal_form():
+    composed, seen = "Rückgabe", "Ru\u0308ckgabe\u200b"
+    assert check(seen, composed, ["Rückgabe", "x"]).labels == (composed, composed)
+    found = check(
+        json.dumps({"größe": composed}),
+        json.dumps({"gro\u0308ße": seen}),
+        [composed, "x"],
+        field="größe",
+    )
+    assert found.value == 1
+    with pytest.raises(HarnessError, match="distinct"):
+        check("a", "a", [composed, seen])
+
+
 def as_json(value):
     return json.dumps({"category": value, "other": 1})
 

@@ -287,6 +287,12 @@ def test_a_missing_field_is_wrong_even_where_null_is_expected():
     assert raw.explanation == "name is missing; order is missing; gift is missing"
 
 
+def test_a_field_is_found_in_any_normal_form():
+    raw, _ = fields(case('{"größe": "L", "é": 1}'), Reply('{"gro\u0308ße": "L", "e\u0301": 2}'))
+    assert raw.parts == {"größe": 1, "é": 0}
+    assert raw.explanation == "é: 2 instead of 1"
+
+
 def test_the_explanation_shows_both_values():
     raw, _ = fields(case('{"a": "x", "b": 1}'), Reply('{"a": "\\u001b[31my", "b": 1}'))
     assert raw.explanation == "a: '\\x1b[31my' instead of 'x'"
@@ -313,6 +319,9 @@ def test_case_folds_on_request():
         (0, False, False),
         (None, None, True),
         (None, 0, False),
+        ("Zürich\u00a0", "\ufeffZu\u0308rich", True),
+        ({"größe": ["é"]}, {"gro\u0308ße": ["e\u0301\u200b"]}, True),
+        ("é", "e", False),
     ],
 )
 def test_nested_values_are_compared_as_json_values(expected, got, right):

@@ -1,3 +1,7 @@
+# ruff: noqa: RUF001
+import re
+import unicodedata
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -85,11 +89,63 @@ def test_rouge_by_hand():
     assert one.explanation == "precision 1.00, recall 0.75"
 
 
-def test_a_reference_that_rouge_cannot_read_is_unscored():
-    scores = text.rouge(case("東京です"), Reply("東京です"))
+SCRIPTS = [
+    "東京",
+    "您的货物已经寄出",
+    "Où est-il ?",
+    "Γειά σου Κόσμε",
+    "Это ё",
+    "สวัสดีครับ",
+    "नमस्ते दुनिया",
+    "안녕하세요 세계",
+    "مرحبا",
+    "ნახვამდის",
+    "👍",
+    "…",
+    "?!",
+    "½",
+]
+
+
+@pytest.mark.parametrize("written", SCRIPTS)
+def test_equal_texts_have_every_rouge_in_every_script(written):
+    for same in (written, unicodedata.normalize("NFD", written), f"\u200b{written}\ufeff"):
+        assert [s.value for s in text.rouge(case(written), Reply(same))] == [1, 1, 1]
+        assert text.rouge_l(written, same) == 1
+    assert text.rouge_l(written, "other") == 0
+    assert 0 < text.rouge_l(written, f"{written} other") < 1
+
+
+def test_rouge_of_scripts_without_spaces_by_hand():
+    one, two, longest = text.rouge(case("退款已寄出"), Reply("退货已寄到"))
+    assert one.value == longest.value == pytest.approx(3 / 5)
+    assert two.value == pytest.approx(1 / 4)
+    assert text.rouge_l("crème brûlée", "creme brûlée") == pytest.approx(1 / 2)
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.text(st.characters(max_codepoint=127)), st.text(st.characters(max_codepoint=127)))
+def test_rouge_of_ascii_is_that_of_rouge_score(expected, got):
+    if not re.search("[a-zA-Z0-9]", expected):
+        return
+    wanted = RougeScorer(["rougeL"], use_stemmer=True).score(expected, got)["rougeL"]
+    assert text.rouge_l(expected, got) == wanted.fmeasure
+
+
+def test_a_reference_that_shows_nothing_is_unscored():
+    scores = text.rouge(case("\u200b"), Reply("a"))
     assert [score.value for score in scores] == [None] * 3
-    assert all("no word of a-z or 0-9" in score.unscored for score in scores)
-    assert text.rouge_l("東京です", "東京です") == 0
+    assert all("shows nothing" in score.unscored for score in scores)
+    assert text.rouge_l("\u200b", "a") == 0
+
+
+def test_exact_and_contains_compare_what_texts_read_as():
+    composed = "Zürich\u00a0West"
+    seen = "Zu\u0308rich\u200b West"
+    assert text.exact(case(composed), Reply(f"\ufeff {seen}\n")).value == 1
+    assert text.contains(case(composed), Reply(f"in {seen}!")).value == 1
+    assert text.exact(case("ΐ"), Reply("\u03aa\u0301"), ignore_case=True).value == 1
+    assert text.contains(case(None), Reply("cafe\u0301"), "cafe").value == 0
 
 
 @pytest.mark.parametrize("reply", HOSTILE)

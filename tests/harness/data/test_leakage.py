@@ -1,3 +1,4 @@
+# ruff: noqa: RUF001
 import pytest
 
 from harness.data.jsonl import Row
@@ -27,6 +28,8 @@ TOLD = turn("assistant", "On its way.")
         (ASKED, TOLD),
         (ASKED, turn("assistant", "Another answer.")),
         (turn("user", "  MY parcel is late. where\tis  it?"), TOLD),
+        (turn("user", "My pa\u00adrcel is\u00a0late.\u200b Where is it?\ufeff"), TOLD),
+        (turn("user", "Ｍｙ parcel is late. Where is it？"), TOLD),
         (turn("system", "Another instruction."), ASKED, TOLD),
         (ASKED,),
         (
@@ -44,6 +47,22 @@ def test_a_training_row_that_asks_a_case_is_refused_naming_both(messages):
     assert sentence.startswith("datasets/train.jsonl:4: ")
     assert "'late parcel' at datasets/test.jsonl:7" in sentence
     assert "more rows" not in sentence
+
+
+@pytest.mark.parametrize(
+    ("asked", "trained"),
+    [
+        ("Wo ist mein Päckchen?", "Wo ist mein Pa\u0308ckchen?"),
+        ("한국어", "\u1112\u1161\u11ab국어"),
+        ("می\u200cخواهم", "میخواهم"),
+        ("ﬁne Straße", "FINE STRASSE"),
+        ("データ", "ﾃﾞｰﾀ"),
+    ],
+)
+def test_a_question_in_another_normal_form_is_a_leak(asked, trained):
+    for one, other in ((asked, trained), (trained, asked)):
+        with pytest.raises(HarnessError, match="also the evaluation case"):
+            refuse_leaks([row(1, turn("user", one))], [case(turn("user", other))])
 
 
 def test_the_number_of_further_leaks_is_told():

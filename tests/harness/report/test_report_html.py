@@ -297,6 +297,18 @@ def test_what_differs_from_the_reference_is_marked() -> None:
     assert [piece.text for piece in pieces if piece.marked] == ["1024"]
 
 
+def test_what_differs_is_marked_in_scripts_without_spaces_and_with_marks() -> None:
+    def marked(reply: str, expected: str) -> list[str]:
+        return [piece.text for piece in compared(reply, expected) if piece.marked]
+
+    assert marked("您的货物已经退回", "您的货物已经寄出") == ["退回"]
+    assert marked("हिन्दी में बात", "हिन्दी में रात") == ["बात"]
+    assert marked("gru\u0308n\u200b and red", "grün and blue") == ["red"]
+    assert marked("ok 👨\u200d👩\u200d👧 yes", "ok 👨\u200d👩\u200d👦 yes") == [
+        "👨\u200d👩\u200d👧"
+    ]
+
+
 def test_a_reply_of_its_own_is_not_marked_at_all() -> None:
     assert not any(piece.marked for piece in compared("one two three", "vier fünf sechs"))
 
