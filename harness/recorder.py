@@ -161,10 +161,8 @@ def training(path: Path, root: Path, recording: Recording) -> Training:
 
 def _unfit(reply: Reply) -> str:
     """Say why nobody should learn from `reply`; an empty text if it is good."""
-    if reply.finish_reason == "content_filter":
-        return "refused"
-    if reply.finish_reason == "length":
-        return "truncated"
+    if reply.shortfall in ("refused", "truncated"):
+        return reply.shortfall
     if reply.failure:
         return "empty"
     try:

@@ -298,7 +298,26 @@ class Request:
     case: Case | None = None
 
 
-_REASONS = {"content_filter": "refused", "length": "truncated"}
+_REASONS = {
+    "content_filter": "refused",
+    "sensitive": "refused",
+    "refusal": "refused",
+    "safety": "refused",
+    "length": "truncated",
+    "model_length": "truncated",
+    "max_tokens": "truncated",
+    "model_context_window_exceeded": "truncated",
+}
+"""What services call the reason why a reply ended, in lower case -> what it means."""
+
+_BROKEN_OFF = frozenset(
+    {"error", "network_error", "insufficient_system_resource", "abort", "aborted", "cancelled"}
+)
+
+
+def broken_off(finish_reason: str) -> bool:
+    """Whether a service that names this reason failed: what it sent is no reply of the model."""
+    return finish_reason.lower() in _BROKEN_OFF
 
 
 @dataclass(frozen=True, slots=True)
@@ -356,6 +375,11 @@ class Reply:
         return with_calls(self.text, self.tool_calls)
 
     @property
+    def broken_off(self) -> bool:
+        """Whether the service failed before the reply ended: then it is none of the model's."""
+        return self.finish_reason is not None and broken_off(self.finish_reason)
+
+    @property
     def shortfall(self) -> str:
         """`refused`, `truncated` or `empty` where the model did not answer in full; else "".
 
@@ -364,9 +388,8 @@ class Reply:
         """
         if self.error is not None:
             return ""
-        if self.finish_reason in _REASONS:
-            return _REASONS[self.finish_reason]
-        return "empty" if self._says_nothing else ""
+        reason = _REASONS.get((self.finish_reason or "").lower(), "")
+        return reason or ("empty" if self._says_nothing else "")
 
     @property
     def failure(self) -> str:

@@ -126,7 +126,7 @@ class Replies:
         """Return the distinct `requests` that have to be asked; recordings never have to."""
         live = (r for r in requests if not r.model.recorded and r.key not in self._known)
         distinct = {self._stored_as(request): request for request in live}
-        stored = self._store.replies(distinct)
+        stored = self._stored(distinct)
         return [request for name, request in distinct.items() if name not in stored]
 
     def charge(self, cost_usd: float) -> None:
@@ -171,7 +171,7 @@ class Replies:
         """
         distinct = _distinct(requests)
         names = {key: self._stored_as(request) for key, request in distinct.items()}
-        stored = self._stored(names.values())
+        stored = {**self._stored(names.values()), **self._passed(names.values())}
         found = {
             key: self._handed_out(distinct[key], stored[name])
             for key, name in names.items()
@@ -208,10 +208,14 @@ class Replies:
         return stored_key(self._models, request)
 
     def _stored(self, names: Iterable[str]) -> dict[str, Reply]:
-        wanted = set(names)
+        """Return what the store holds; what earlier versions took for a reply is none."""
+        found = self._store.replies(names)
+        return {name: reply for name, reply in found.items() if not reply.broken_off}
+
+    def _passed(self, names: Iterable[str]) -> dict[str, Reply]:
+        """Return what other processes of the run know."""
         passing = self._store.passing(self._run) if self._run else {}
-        passed = {name: passing[name] for name in wanted & passing.keys()}
-        return {**self._store.replies(wanted), **passed}
+        return {name: passing[name] for name in passing.keys() & set(names)}
 
     def _answers(
         self, group: Sequence[Request], found: Mapping[str, Reply]
@@ -273,6 +277,8 @@ class Replies:
 
     def _handed_out(self, request: Request, reply: Reply) -> Reply:
         """Return `reply` as it is used: the store keeps all that the model said."""
+        if reply.error is None and reply.broken_off:
+            return Reply(error=f"the service broke the reply off ({reply.finish_reason})")
         return answered(request.model, self._priced(request, reply))
 
     def _priced(self, request: Request, reply: Reply) -> Reply:
@@ -392,7 +398,7 @@ _REMEDIES = {
 
 def _lasts(reply: Reply) -> bool:
     """Whether `reply` may stand for the next one: a filter's mood may not."""
-    return reply.error is None and reply.shortfall != "refused"
+    return reply.error is None and reply.shortfall != "refused" and not reply.broken_off
 
 
 def _distinct(requests: Iterable[Request]) -> dict[str, Request]:

@@ -10,15 +10,17 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from json import JSONDecodeError
 from queue import Empty, SimpleQueue
 from typing import Any
 
 from harness.models import endpoint
+from harness.models.completion import reply_of, unreadable
 from harness.models.endpoint import Endpoint
 from harness.models.failures import CallFailed, Kind, failure_of
 from harness.models.lane import Lane, Tries
 from harness.models.secrecy import LOGGERS, LogMask, Mask
-from harness.records import ModelSpec, Reply, Request, canonical_json
+from harness.records import ModelSpec, Reply, Request
 
 ERROR_CHARACTERS = 500
 TURN_S = 0.0005
@@ -296,20 +298,19 @@ class _Call:
         self.attempts += 1
         started = loop.time()
         try:
-            answer = await self._sent()
+            return reply_of(await self._sent(), loop.time() - started)
         except CallFailed as problem:
             lane.leave(problem)
             raise
         except asyncio.CancelledError:
             lane.leave(CallFailed(Kind.TRANSIENT, "broken off"))
             raise
-        return _reply(answer, loop.time() - started)
 
     async def _sent(self) -> object:
-        """Return the answer as JSON.
+        """Return the answer: its JSON, or its text where it is not declared as JSON.
 
         Raises:
-            CallFailed: there is none.
+            CallFailed: none came, or one with an error status.
 
         """
         client, timeout_s = self.table.account.client, self.table.timeout_s
@@ -317,6 +318,8 @@ class _Call:
             async with asyncio.timeout(timeout_s):
                 body = self.table.body(self.request)
                 return await client.post("/chat/completions", cast_to=object, body=body)
+        except JSONDecodeError as problem:
+            raise unreadable(problem.doc) from None
         except Exception as problem:  # a server may answer anything at all
             raise failure_of(problem, timeout_s) from None
 
@@ -326,49 +329,3 @@ def _reply_of(problem: CallFailed, mask: Mask) -> Reply:
         return Reply(finish_reason="content_filter")
     text = mask(str(problem))
     return Reply(error="".join(c if c.isprintable() else " " for c in text)[:ERROR_CHARACTERS])
-
-
-def _reply(answer: Any, latency_s: float) -> Reply:
-    try:
-        choice, used = answer["choices"][0], answer.get("usage")
-        message, finish_reason = choice["message"], choice.get("finish_reason")
-        text, refusal = message.get("content"), message.get("refusal")
-        calls = message.get("tool_calls") or ()
-    except (AttributeError, LookupError, TypeError):
-        return Reply(error="the server's answer is no chat completion")
-    if not isinstance(text, str | None) or not _are_calls(calls):
-        return Reply(error="the server's answer holds no text")
-    return Reply(
-        text=text or "",
-        prompt_tokens=_count(used, "prompt_tokens"),
-        completion_tokens=_count(used, "completion_tokens"),
-        cached_tokens=_count(_inner(used, "prompt_tokens_details"), "cached_tokens"),
-        latency_s=latency_s,
-        finish_reason="content_filter" if refusal else _text(finish_reason),
-        served_model=_text(answer.get("model")),
-        tool_calls=tuple(calls),
-    )
-
-
-def _are_calls(calls: object) -> bool:
-    """Whether `calls` are objects that JSON can hold: parsers let NaN pass."""
-    if not calls:
-        return True
-    try:
-        canonical_json(calls)
-    except ValueError:
-        return False
-    return isinstance(calls, list) and all(isinstance(call, dict) for call in calls)
-
-
-def _inner(table: object, name: str) -> object:
-    return table.get(name) if isinstance(table, dict) else None
-
-
-def _count(table: object, name: str) -> int | None:
-    value = _inner(table, name)
-    return value if type(value) is int else None
-
-
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) else None

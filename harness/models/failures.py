@@ -14,6 +14,17 @@ from typing import Any
 _TRANSIENT = (408, 409, 425)
 _EXHAUSTED = ("insufficient_quota", "billing_hard_limit_reached")
 _FILTERED = ("content_filter", "content_policy_violation", "ResponsibleAIPolicyViolation")
+_TOO_FAST = re.compile(r"rate.?limit|too.?many|throttl|resource.?exhausted", re.IGNORECASE)
+_PASSING = re.compile(
+    r"overload|unavailable|time.?out|timed.?out|deadline|gateway|upstream|internal|"
+    r"(server|api|provider|network|engine)_?error|network|busy|try.?again",
+    re.IGNORECASE,
+)
+"""What codes and types of errors are called that pass."""
+_TITLE = re.compile(r"<title[^<>]*>([^<>]+)", re.IGNORECASE)
+_TAG = re.compile(r"<[^<>]*>")
+_STATUS = ("code", "status", "status_code", "statusCode", "http_status")
+_SAID = ("message", "msg", "status_msg", "error_msg", "detail", "error")
 _UNITS = {"d": 86_400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001, "us": 1e-6, "µs": 1e-6}
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|us|µs|[dhms])")
 _EPOCH = 1e9
@@ -32,16 +43,25 @@ class Kind(StrEnum):
 class CallFailed(Exception):
     """A call came to nothing; the message says why, `pause_s` how long the server asks to wait.
 
-    `status` is the HTTP status of the answer; None where none came, or it could not be read.
+    `status` is the HTTP status of the answer, or the one that an answer with status 200 reports
+    (`in_body`); None where none came, or it could not be read. `error` is the error object of the
+    answer, or whatever came in its place.
     """
 
     def __init__(
-        self, kind: Kind, message: str, pause_s: float | None = None, status: int | None = None
+        self,
+        kind: Kind,
+        message: str,
+        pause_s: float | None = None,
+        status: int | None = None,
+        error: object = None,
     ) -> None:
         super().__init__(message)
         self.kind = kind
         self.pause_s = pause_s
         self.status = status
+        self.error = error
+        self.in_body = False
 
 
 def failure_of(problem: Exception, timeout_s: float) -> CallFailed:
@@ -70,21 +90,78 @@ def status_failure(
     `body` is the error object of the protocol, or whatever came in its place; then `message`
     stands for it.
     """
-    table = body if isinstance(body, dict) else {}
-    text = f"the server answered {status}: {table.get('message') or message}"
-    codes = {str(table.get(key)) for key in ("code", "type")} | {_inner_code(table)}
+    text = f"the server answered {status}: {_message(body) or message}"
+    codes = _codes(body)
     if status < 500 and codes.intersection(_FILTERED):
-        return CallFailed(Kind.CONTENT_FILTER, text, status=status)
+        return CallFailed(Kind.CONTENT_FILTER, text, status=status, error=body)
     if status == 429 and not codes.intersection(_EXHAUSTED):
-        return CallFailed(Kind.RATE_LIMIT, text, pause_asked(headers), status)
+        return CallFailed(Kind.RATE_LIMIT, text, pause_asked(headers), status, body)
     if status in _TRANSIENT or (status >= 500 and status != 501):
-        return CallFailed(Kind.TRANSIENT, text, pause_asked(headers), status)
-    return CallFailed(Kind.PERMANENT, text, status=status)
+        return CallFailed(Kind.TRANSIENT, text, pause_asked(headers), status, body)
+    return CallFailed(Kind.PERMANENT, text, status=status, error=body)
 
 
-def _inner_code(body: Mapping[str, Any]) -> str:
-    inner = body.get("innererror")
-    return str(inner.get("code")) if isinstance(inner, dict) else ""
+def error_failure(
+    error: object, body: Mapping[str, Any], otherwise: Kind = Kind.PERMANENT
+) -> CallFailed:
+    """Return what an `error` means that came in a `body` with status 200.
+
+    Its code or type counts like a status; where it has none, it is of the kind `otherwise`.
+    """
+    if status := _status_in(error) or _status_in(body):
+        failure = status_failure(status, error, {}, "it gave no reason")
+    else:
+        text = f"the server answered with an error: {_message(error) or 'it gave no reason'}"
+        kind = _kind_of(_codes(error) | _codes(body)) or otherwise
+        failure = CallFailed(kind, text, error=error)
+    failure.in_body = True
+    return failure
+
+
+def _status_in(error: object) -> int | None:
+    """Return the HTTP status that an error object names, as a number or in digits."""
+    named = [error.get(name) for name in _STATUS] if isinstance(error, dict) else []
+    found = (str(value) for value in named if re.fullmatch(r"[45]\d\d", str(value)))
+    return next(map(int, found), None)
+
+
+def _kind_of(codes: set[str]) -> Kind | None:
+    if codes.intersection(_FILTERED):
+        return Kind.CONTENT_FILTER
+    if codes.intersection(_EXHAUSTED):
+        return Kind.PERMANENT
+    if any(map(_TOO_FAST.search, codes)):
+        return Kind.RATE_LIMIT
+    return Kind.TRANSIENT if any(map(_PASSING.search, codes)) else None
+
+
+def _codes(error: object) -> set[str]:
+    """Return the words by which an error object names its kind."""
+    table = error if isinstance(error, dict) else {}
+    inner = table.get("innererror")
+    named = [table.get(name) for name in ("code", "type", "status")]
+    named += [inner.get("code")] if isinstance(inner, dict) else []
+    return {value for value in named if isinstance(value, str)}
+
+
+def _message(error: object) -> str:
+    """Return what an error object says, with the words of the service behind a router."""
+    if isinstance(error, str):
+        return page_text(error)
+    if not isinstance(error, dict):
+        return ""
+    said = next((error[name] for name in _SAID if error.get(name)), "")
+    inner = error.get("metadata")
+    raw = inner.get("raw") if isinstance(inner, dict) else None
+    return ": ".join(str(part) for part in (said, raw) if part)
+
+
+def page_text(text: str) -> str:
+    """Return `text`; of an HTML page its title, or its words where it has none."""
+    if not text.lstrip().startswith("<"):
+        return text
+    title = _TITLE.search(text)
+    return " ".join((title[1] if title else _TAG.sub(" ", text)).split())
 
 
 def pause_asked(headers: Mapping[str, str], now: float | None = None) -> float | None:

@@ -89,12 +89,14 @@ class Tries:
         """Return whether the call may still succeed; asked once after each failure."""
         if not isinstance(problem, CallFailed):
             return False
-        if problem.kind is Kind.RATE_LIMIT:
+        # A refusal in a body with status 200 does not say when it ends, nor that it will.
+        if problem.kind is Kind.RATE_LIMIT and not problem.in_body:
             self._refused_since = self._refused_since or _now()
             held_up = _now() - self._refused_since + (problem.pause_s or 0.0)
             return held_up <= PATIENCE_S
         self.failures += 1
-        return problem.kind is Kind.TRANSIENT and self.failures < TRIES
+        passing = problem.kind in (Kind.TRANSIENT, Kind.RATE_LIMIT)
+        return passing and self.failures < TRIES
 
     @staticmethod
     def wait(state: RetryCallState) -> float:

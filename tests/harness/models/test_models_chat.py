@@ -232,6 +232,60 @@ def test_an_answer_that_is_no_completion_is_an_error(
     assert reply.error
 
 
+def choice_failure(code: int, text: str | None = None) -> dict[str, Any]:
+    found = completion("", content=text)
+    error = {"code": code, "message": f"Upstream died: {KEY}\x1b[2J"}
+    found["choices"][0] |= {"finish_reason": "error", "error": error}
+    return found
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        choice_failure(502),
+        choice_failure(429, "half an ans"),
+        {"error": {"message": "busy", "code": 503}},
+        {**completion("x"), "error": {"message": "busy", "type": "server_error"}},
+        b"<html>gateway</html>",
+        b"",
+        b'data: {"error": {"code": 500}}\n\n',
+    ],
+    ids=["choice", "half", "body", "beside", "page", "nothing", "stream"],
+)
+def test_a_passing_failure_with_status_200_is_asked_again(
+    server: Server, replies: Replies, answer: Any
+) -> None:
+    server.answer = lambda text, tries: (200, answer if tries < 2 else completion(text))
+    (reply,) = ask(replies, spec_of(server), "a")
+    assert (reply.text, reply.attempts, len(server.seen)) == ("re: a", 3, 3)
+
+
+def test_a_failure_with_status_200_is_told_and_never_stored(
+    server: Server, replies: Replies
+) -> None:
+    server.answer = lambda text, tries: (200, choice_failure(429, "half an ans"))
+    (reply,) = ask(replies, spec_of(server), "a")
+    assert reply.error == "the server answered 429: Upstream died: *** [2J"
+    assert reply.text == ""
+    assert len(server.seen) == lane.TRIES
+    server.answer = lambda text, tries: (200, completion(text))
+    assert ask(replies, spec_of(server), "a")[0].text == "re: a"
+
+
+def test_what_an_earlier_version_took_for_a_reply_is_asked_again(
+    server: Server, replies: Replies, tmp_path: Path
+) -> None:
+    spec = spec_of(server)
+    requests = [replies.plan(spec, [{"role": "user", "content": text}]) for text in ("a", "b")]
+    stored = [Reply(text="half an", finish_reason="error"), Reply(text="yes", finish_reason="stop")]
+    store = Store(tmp_path / "store.sqlite")
+    store.put_replies({one.key: reply for one, reply in zip(requests, stored, strict=True)})
+    store.close()
+    assert [one.key for one in replies.missing(requests)] == [requests[0].key]
+    found = replies.gather(requests)
+    assert [found[one.key].text for one in requests] == ["re: a", "yes"]
+
+
 @pytest.mark.filterwarnings("error")
 def test_a_prompt_of_megabytes_is_sent_without_a_warning(replies: Replies, server: Server) -> None:
     long = "x" * 2_000_000
