@@ -28,7 +28,7 @@ app = typer.Typer(
 
 baseline_app = typer.Typer(no_args_is_help=True, help="Keep what a baseline replied.")
 runs_app = typer.Typer(help="List earlier runs, show one, or compare two.")
-jobs_app = typer.Typer(help="List, follow or cancel the jobs of hosted candidates.")
+jobs_app = typer.Typer(help="List, follow or cancel the jobs of hosted candidates; settle doubts.")
 cache_app = typer.Typer(help="Say what the cache of replies holds, make room, explain a miss.")
 
 
@@ -131,6 +131,30 @@ def cancel(name: Hosted) -> None:
     from harness import jobs as hosted
 
     typer.echo(hosted.cancel(_plan(), name))
+
+
+Doubtful = Annotated[
+    str, typer.Argument(metavar="[NAME]", help="a candidate with trainer = openai")
+]
+
+
+@jobs_app.command("adopt")
+def adopt(
+    job: Annotated[str, typer.Argument(metavar="ID", help="the job's id at the service")],
+    name: Doubtful = "",
+) -> None:
+    """Take over a job that the service made without saying so."""
+    from harness import jobs as hosted
+
+    typer.echo(hosted.adopt(_plan(), job, name))
+
+
+@jobs_app.command("forget")
+def forget(name: Doubtful = "") -> None:
+    """Say that a service made no job, so that the next run asks for one."""
+    from harness import jobs as hosted
+
+    typer.echo(hosted.forget(_plan(), name))
 
 
 @app.command()

@@ -98,6 +98,7 @@ _HOSTED_ONLY = (
     "beta",
     "checkpoint",
     "deadline_h",
+    "dialect",
     "tokenizer",
 )
 
@@ -130,6 +131,7 @@ class CandidateSettings(_Table):
     beta: Annotated[float | None, Field(gt=0, le=2), Automatic] = None
     checkpoint: Annotated[int, Field(ge=1)] | None = None
     deadline_h: Annotated[float, Field(gt=0)] | None = None
+    dialect: Literal["method", "hyperparameters"] | None = None
     tokenizer: str | None = None
 
     @model_validator(mode="after")
@@ -153,6 +155,10 @@ class CandidateSettings(_Table):
             raise ValueError("`beta` belongs to method = 'dpo'; drop the key, or set the method")
         if self.mix and self.method == "dpo":
             raise ValueError("method = 'dpo' learns from pairs, which `mix` has none of; drop it")
+        if self.method == "dpo" and self.dialect == "hyperparameters":
+            raise ValueError(
+                "dialect = 'hyperparameters' knows no method = 'dpo'; drop one of them"
+            )
         if hosted and self.epochs is not None and self.epochs != int(self.epochs):
             raise ValueError("a service takes whole `epochs`; write 1, 2, ... or 'auto'")
         return self

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from harness.models.failures import CallFailed
 from harness.preparation import Plan
 from harness.records import EvidenceError, HarnessError
-from trainers import Event, find, hosted
+from trainers import Event, find, hosted, protocol
 from trainers.hosted_recipe import HostedRecipe
 from trainers.ledger import Ledger
 from trainers.service import Service
@@ -60,9 +60,58 @@ def cancel(plan: Plan, name: str) -> str:
     recipe = _recipe(plan, name)
     with _speaking(recipe), Service(recipe.base) as service:
         job = _job(plan, recipe, service)
-        status = service.ask(lambda client: client.fine_tuning.jobs.cancel(job).status)
+        status = protocol.cancel(service, job).status
         Ledger(plan.home).forget(recipe)
         return f"{name}: the job {service.shown(job)} is {service.shown(status)}"
+
+
+def adopt(plan: Plan, job: str, name: str = "") -> str:
+    """Take over the job with the id `job` for the candidate `name`, and say so.
+
+    Without a name it is the candidate whose job is in doubt.
+
+    Raises:
+        HarnessError: there is no such candidate or job, or the job is another's.
+        EvidenceError: the service does not tell.
+
+    """
+    recipe = _recipe(plan, name or _doubtful(plan))
+    with _speaking(recipe), Service(recipe.base) as service:
+        found = hosted.adopt(recipe, plan.home, service, job)
+        return (
+            f"{recipe.name}: the job {service.shown(found.id)} ({service.shown(found.status)}) is "
+            "taken over; run again to wait for it"
+        )
+
+
+def forget(plan: Plan, name: str = "") -> str:
+    """Forget that a job was asked for, so that the next run asks for another, and say so.
+
+    Without a name it is that of the candidate whose job is in doubt.
+
+    Raises:
+        HarnessError: there is no such candidate, or its job is known and lives.
+        EvidenceError: the service does not tell.
+
+    """
+    recipe = _recipe(plan, name or _doubtful(plan))
+    entry = Ledger(plan.home).entry(recipe)
+    with _speaking(recipe), ExitStack() as stack:
+        service = stack.enter_context(Service(recipe.base)) if entry and entry.job else None
+        if hosted.forget(recipe, plan.home, service):
+            return f"{recipe.name}: the job is forgotten; the next run asks for another"
+    return f"{recipe.name}: no job was asked for; the next run asks for one"
+
+
+def _doubtful(plan: Plan) -> str:
+    """Return the only candidate whose job was asked for without an answer."""
+    ledger = Ledger(plan.home)
+    entries = {name: ledger.entry(recipe) for name, recipe in plan.hosted.items()}
+    names = [name for name, entry in entries.items() if entry and not entry.job]
+    if len(names) == 1 or len(plan.hosted) == 1:
+        return (names or list(plan.hosted))[0]
+    known = ", ".join(names or plan.hosted) or "none"
+    raise HarnessError(f"say whose job: name one of the hosted candidates ({known})")
 
 
 def _told(plan: Plan, recipe: HostedRecipe) -> str:

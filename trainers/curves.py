@@ -6,14 +6,20 @@ import base64
 import binascii
 import csv
 import io
-import math
 from collections.abc import Iterator, Mapping
+from itertools import islice
 
 from harness.records import LossPoint
+
+MOST_STEPS = 200_000
+"""Rows of a result file that are read."""
 
 _TRAIN = ("train_loss", "training_loss")
 _VALIDATION = ("full_valid_loss", "valid_loss", "validation_loss")
 """Headers, the most telling first: the loss of all validation rows before that of a batch."""
+
+_MOST = 1e12
+"""No step and no loss is larger."""
 
 
 def losses_of(content: bytes, epochs: float | None) -> tuple[LossPoint, ...]:
@@ -26,7 +32,12 @@ def losses_of(content: bytes, epochs: float | None) -> tuple[LossPoint, ...]:
         ValueError: it is no table with steps and losses.
 
     """
-    rows = list(csv.DictReader(io.StringIO(_decoded(content))))
+    try:
+        # Whatever ends the lines: some services write CR.
+        reader = csv.DictReader(io.StringIO(_decoded(content), newline=None))
+        rows = list(islice(reader, MOST_STEPS))
+    except csv.Error as problem:
+        raise ValueError(f"the result file is no CSV: {problem}") from None
     if not rows or "step" not in rows[0]:
         raise ValueError("the result file is no table of steps")
     last = max((step for row in rows if (step := _number(row, "step")) is not None), default=0.0)
@@ -62,4 +73,4 @@ def _number(row: Mapping[str, str], name: str) -> float | None:
     except (TypeError, ValueError):
         return None
     # -1 is what services write where a loss was not computed.
-    return value if math.isfinite(value) and value >= 0 else None
+    return value if 0 <= value < _MOST else None

@@ -75,7 +75,9 @@ def _stuck(first: float, last: float, settings: Mapping[str, Any]) -> Iterator[s
 
 def _softer(settings: Mapping[str, Any]) -> str:
     if "learning_rate_multiplier" in settings:
-        return "or halve learning_rate_multiplier (down to 0.02)"
+        now = settings["learning_rate_multiplier"]
+        is_rate = now is None or (isinstance(now, float) and now < 0.02)
+        return f"or halve learning_rate_multiplier{'' if is_rate else ' (down to 0.02)'}"
     if settings.get("rank"):
         return f"or set dropout = 0.1 and rank = {max(1, settings['rank'] // 2)}"
     return f"or set learning_rate = {settings.get('learning_rate', 2e-5) / 2:g}"
@@ -84,5 +86,7 @@ def _softer(settings: Mapping[str, Any]) -> str:
 def _faster(settings: Mapping[str, Any]) -> str:
     if "learning_rate_multiplier" in settings:
         now = settings["learning_rate_multiplier"]
+        if now is None:
+            return "raise learning_rate_multiplier"
         return f"set learning_rate_multiplier = {2 * now if isinstance(now, float) else 2.0:g}"
     return f"set learning_rate = {2.5 * settings.get('learning_rate', 2e-4):g}"

@@ -163,8 +163,10 @@ def _count(recipe: HostedRecipe, service: Service, one: _Conversation) -> int:
     }
 
     def count(client: OpenAI) -> int:
-        counted = client.responses.input_tokens.count(**body)
-        return int(counted.input_tokens)
+        tokens = client.responses.input_tokens.count(**body).input_tokens
+        if type(tokens) is not int or tokens < 0:
+            raise TypeError("it counts no tokens")
+        return tokens
 
     return service.ask(count, COUNTING_S)
 

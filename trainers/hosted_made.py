@@ -6,55 +6,42 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, astuple
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from harness.models.failures import CallFailed
 from harness.records import Candidate, LossPoint
-from trainers import TrainingError
+from trainers import TrainingError, protocol
 from trainers.artefact import DESCRIPTION, candidate_folder, damaged, lock_of, relative
 from trainers.curves import losses_of
 from trainers.diagnosis import findings
+from trainers.hosted_job import Job
 from trainers.hosted_recipe import HostedRecipe
 from trainers.ledger import Ledger
+from trainers.protocol import Checkpoint
 from trainers.service import Service
-
-if TYPE_CHECKING:
-    from openai import OpenAI
-    from openai.types.fine_tuning import FineTuningJob
 
 LARGEST_RESULT = 1 << 26
 """Bytes of a result file that are read."""
 
 
-@dataclass(frozen=True)
-class Checkpoint:
-    """A model that a job made on its way: its name, the step, the losses there."""
-
-    step: int
-    model: str
-    train: float | None = None
-    validation: float | None = None
-
-
-def description_of(
-    recipe: HostedRecipe, home: Path, service: Service, job: FineTuningJob
-) -> dict[str, Any]:
+def description_of(recipe: HostedRecipe, home: Path, service: Service, job: Job) -> dict[str, Any]:
     """Return what is kept of the model that a job made, asking the service for the rest.
 
     Raises:
         TrainingError: the recipe wants a checkpoint that there is not.
 
     """
-    checkpoints = _checkpoints(job, service)
+    checkpoints = protocol.checkpoints(service, job.id)
+    model, unnamed = _model(recipe, job, checkpoints)
     losses, note = _losses(recipe, job, service)
     entry = Ledger(home).entry(recipe)
     return {
         "fingerprint": recipe.fingerprint,
         "trainer": recipe.trainer,
-        "model": _model(recipe, job, checkpoints),
+        "model": model,
         "job": job.id,
         "endpoint": dict(recipe.endpoint),
         "method": recipe.method,
@@ -63,20 +50,38 @@ def description_of(
         "data": recipe.digests,
         "rows": recipe.rows,
         "general_rows": recipe.general_rows,
-        "started": _moment(job.created_at),
-        "seconds": max(0, whole(job.finished_at) - whole(job.created_at)),
+        "started": _iso(job.created) if job.created else "",
+        "seconds": max(0, int(job.finished - job.created)) if job.created else 0,
         "steps": max([0, *(point.step for point in losses)]),
         "trained_tokens": job.trained_tokens,
         "estimated_tokens": entry.tokens if entry else 0,
         "losses": [astuple(point) for point in losses],
-        "note": note,
+        "note": "; ".join(filter(None, (note, unnamed))),
         "checkpoints": [asdict(checkpoint) for checkpoint in checkpoints],
     }
 
 
-def _model(recipe: HostedRecipe, job: FineTuningJob, checkpoints: Sequence[Checkpoint]) -> str:
-    if recipe.checkpoint is None:
-        return str(job.fine_tuned_model)
+def _iso(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+
+
+def _model(recipe: HostedRecipe, job: Job, checkpoints: Sequence[Checkpoint]) -> tuple[str, str]:
+    """Return the model that a job made, and a note on it."""
+    if recipe.checkpoint is not None:
+        return _model_at(recipe, job, checkpoints), ""
+    if job.fine_tuned_model:
+        return job.fine_tuned_model, ""
+    if checkpoints:
+        last = checkpoints[-1]
+        return last.model, f"the service names no model; the checkpoint of step {last.step} is used"
+    raise TrainingError(
+        f"training {recipe.name}: the job {job.id} is {job.status}, but the service names no "
+        "model that it made; look there, and name it: "
+        f'[tool.harness.candidates.{recipe.name}] with model = "openai:NAME"'
+    )
+
+
+def _model_at(recipe: HostedRecipe, job: Job, checkpoints: Sequence[Checkpoint]) -> str:
     for checkpoint in checkpoints:
         if checkpoint.step == recipe.checkpoint:
             return checkpoint.model
@@ -87,68 +92,22 @@ def _model(recipe: HostedRecipe, job: FineTuningJob, checkpoints: Sequence[Check
     )
 
 
-def _checkpoints(job: FineTuningJob, service: Service) -> list[Checkpoint]:
-    def checkpoints(client: OpenAI) -> list[Checkpoint]:
-        return [
-            Checkpoint(
-                one.step_number,
-                one.fine_tuned_model_checkpoint,
-                loss(one.metrics.train_loss),
-                loss(_either(one.metrics.full_valid_loss, one.metrics.valid_loss)),
-            )
-            for one in client.fine_tuning.jobs.checkpoints.list(job.id)
-        ]
-
-    try:
-        return sorted(service.ask(checkpoints), key=lambda one: one.step)
-    except CallFailed:
-        return []  # not every service keeps them
-
-
-def _either(first: float | None, second: float | None) -> float | None:
-    return second if first is None else first
-
-
-def _losses(
-    recipe: HostedRecipe, job: FineTuningJob, service: Service
-) -> tuple[tuple[LossPoint, ...], str]:
+def _losses(recipe: HostedRecipe, job: Job, service: Service) -> tuple[tuple[LossPoint, ...], str]:
     """Return the curves of a job, and why there are none: a model that was paid for stays."""
     note = "the service gave no result file"
-    for file in job.result_files or []:
+    for file in job.result_files:
         try:
-            content = _content(file, service)
+            content = protocol.content(service, file, LARGEST_RESULT)
             return losses_of(content, _epochs(recipe, job)), ""
         except (CallFailed, ValueError) as problem:
             note = f"the result file cannot be read: {service.shown(problem)}"
     return (), note
 
 
-def _content(file: str, service: Service) -> bytes:
-    def content(client: OpenAI) -> bytes:
-        found = bytearray()
-        with client.files.with_streaming_response.content(file) as response:
-            for part in response.iter_bytes():
-                found += part
-                if len(found) > LARGEST_RESULT:
-                    break
-        return bytes(found)
-
-    found = service.ask(content)
-    if len(found) > LARGEST_RESULT:
-        raise ValueError("it is too large")
-    return found
-
-
-def _epochs(recipe: HostedRecipe, job: FineTuningJob) -> float | None:
+def _epochs(recipe: HostedRecipe, job: Job) -> float | None:
     """Return the epochs that were trained: what was asked for, or what the service chose."""
-    method = getattr(job.method, recipe.method, None)
-    chosen = [recipe.epochs, getattr(getattr(method, "hyperparameters", None), "n_epochs", None)]
-    chosen.append(getattr(job.hyperparameters, "n_epochs", None))
-    return next((float(one) for one in chosen if isinstance(one, int | float)), None)
-
-
-def _moment(seconds: object) -> str:
-    return datetime.fromtimestamp(whole(seconds), UTC).isoformat(timespec="seconds")
+    chosen = (recipe.epochs, job.settings.get("n_epochs"))
+    return next((float(e) for e in chosen if isinstance(e, int | float) and 0 < e < 1e6), None)
 
 
 def publish(recipe: HostedRecipe, home: Path, description: dict[str, Any]) -> None:
@@ -161,7 +120,7 @@ def publish(recipe: HostedRecipe, home: Path, description: dict[str, Any]) -> No
         if folder.exists():
             return
         partial = folder.parent / f".tmp-{folder.name}-{os.getpid()}"
-        partial.mkdir(parents=True)
+        partial.mkdir(parents=True, exist_ok=True)
         try:
             text = json.dumps(description, indent=1)
             (partial / DESCRIPTION).write_text(text, encoding="utf-8")
@@ -208,7 +167,7 @@ def load(recipe: HostedRecipe, home: Path, *, cached: bool) -> Candidate:
             losses=losses,
             recipe=_shown(recipe, made),
             findings=(
-                *findings(losses, recipe.hyperparameters),
+                *findings(losses, {"learning_rate_multiplier": None, **recipe.hyperparameters}),
                 *([made["note"]] if made["note"] else []),
             ),
         )
@@ -237,13 +196,3 @@ def _shown(recipe: HostedRecipe, made: dict[str, Any]) -> dict[str, object]:
         "checkpoints": ", ".join(steps) or None,
         **recipe.hyperparameters,
     }
-
-
-def whole(value: object) -> int:
-    """Return a count that a service gives; 0 where it gives none."""
-    return int(value) if isinstance(value, int | float) and 0 <= value < 1e12 else 0
-
-
-def loss(value: object) -> float | None:
-    """Return a loss that a service gives; None where it gives none."""
-    return float(value) if isinstance(value, int | float) and 0 <= value < 1e12 else None

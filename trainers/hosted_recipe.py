@@ -29,9 +29,9 @@ class HostedRecipe:
     """What a service is asked to train, fully resolved; see `resolve_hosted`.
 
     `base` is the model to start from with its endpoint; None is a choice that the service makes
-    ("auto"). `checkpoint` is the step whose model is taken instead of the last, `deadline_s` the
-    seconds from the job's creation after which nobody waits for it, `tokenizer` a local model
-    whose tokenizer counts the tokens.
+    ("auto"). `dialect` is the field of a request that holds the hyperparameters, `checkpoint` the
+    step whose model is taken instead of the last, `deadline_s` the seconds from the job's creation
+    after which nobody waits for it, `tokenizer` a local model whose tokenizer counts the tokens.
     """
 
     name: str
@@ -55,18 +55,32 @@ class HostedRecipe:
     rows: int
     general_rows: int
     digests: dict[str, str]
+    dialect: str = "method"
     trainer: str = "openai"
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
-        """The hyperparameters as the protocol names them."""
+        """The hyperparameters as the protocol names them.
+
+        What the service chooses is "auto"; services of the older dialect do so where it is missing.
+        """
         found = {
             "n_epochs": self.epochs,
             "batch_size": self.batch_size,
             "learning_rate_multiplier": self.learning_rate_multiplier,
             **({"beta": self.beta} if self.method == "dpo" else {}),
         }
+        if self.dialect == "hyperparameters":
+            return {key: value for key, value in found.items() if value is not None}
         return {key: "auto" if value is None else value for key, value in found.items()}
+
+    @property
+    def method_fields(self) -> dict[str, Any]:
+        """The fields of a request that say how to train."""
+        if self.dialect == "hyperparameters":
+            return {"hyperparameters": self.hyperparameters}
+        method = {"type": self.method, self.method: {"hyperparameters": self.hyperparameters}}
+        return {"method": method}
 
     @property
     def job_fingerprint(self) -> str:
@@ -75,7 +89,8 @@ class HostedRecipe:
         Names, paths, the suffix and the checkpoint do not count.
         """
         share = self.mix.share if self.mix else 0
-        asked = [self.method, self.hyperparameters, self.seed, share]
+        dialect = [] if self.dialect == "method" else [self.dialect]
+        asked = [self.method, self.hyperparameters, self.seed, share, *dialect]
         return digest_of([HOSTED_VERSION, asked, self.digests, dict(self.endpoint)])[:16]
 
     @property
@@ -93,6 +108,8 @@ class HostedRecipe:
                 f"{self.name}: {self.epochs} epochs overfit most data; start with 2 to 4, or 'auto'"
             )
         multiplier = self.learning_rate_multiplier
+        if self.dialect == "hyperparameters":
+            return  # there it may be the rate itself
         if multiplier is not None and not MULTIPLIERS[0] <= multiplier <= MULTIPLIERS[1]:
             yield (
                 f"{self.name}: a learning_rate_multiplier of {multiplier:g} is outside of "
@@ -154,4 +171,5 @@ def resolve_hosted(
         rows=len(data.learned),
         general_rows=len(data.general),
         digests=data.digests,
+        dialect=settings.dialect or "method",
     )

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from harness.records import digest_of
+from harness.records import EvidenceError, digest_of
 from trainers.hosted_recipe import HostedRecipe
 
 
@@ -18,13 +18,15 @@ class Entry:
     """The job of a recipe; without `job` one was asked for at `since` and nobody knows its id.
 
     `since` is in seconds since 1970, `tokens` what was estimated, `training_file` what it trains
-    on.
+    on, `suffix` what it was told to call the model, `reason` why its id is not known.
     """
 
     since: float
     job: str = ""
     training_file: str = ""
     tokens: int = 0
+    suffix: str = ""
+    reason: str = ""
 
     @property
     def age_s(self) -> float:
@@ -39,16 +41,33 @@ class Ledger:
         self._home = home
 
     def entry(self, recipe: HostedRecipe) -> Entry | None:
-        """Return what is known of the job of `recipe`."""
-        values = _read(self._job_file(recipe))
-        try:
-            return Entry(**values) if values else None
-        except TypeError:
-            return None
+        """Return what is known of the job of `recipe`; None if none was asked for.
+
+        An entry that cannot be read stands for a job whose id is not known.
+        """
+        return _entry(self._job_file(recipe))
 
     def remember(self, recipe: HostedRecipe, entry: Entry) -> None:
-        """Keep `entry`; on return it outlives this process."""
-        _write(self._job_file(recipe), asdict(entry))
+        """Keep `entry`; on return it outlives this process.
+
+        Raises:
+            EvidenceError: it cannot be written.
+
+        """
+        path = self._job_file(recipe)
+        try:
+            _write(path, asdict(entry))
+        except OSError as problem:
+            raise EvidenceError(
+                f"{path} cannot be written ({problem.strerror}), and without it a second job might "
+                "be paid for; make room or correct its permissions"
+            ) from None
+
+    def others(self, recipe: HostedRecipe) -> set[str]:
+        """Return the ids of the jobs of all other recipes."""
+        mine = self._job_file(recipe)
+        entries = (_entry(path) for path in mine.parent.glob("*.json") if path != mine)
+        return {entry.job for entry in entries if entry and entry.job}
 
     def forget(self, recipe: HostedRecipe) -> None:
         """Drop what is known of the job: the next run asks for another."""
@@ -86,6 +105,19 @@ class Ledger:
 
     def _upload_file(self, url: str, sha256: str) -> Path:
         return self._home / "jobs" / "uploads" / f"{digest_of([url, sha256])[:32]}.json"
+
+
+def _entry(path: Path) -> Entry | None:
+    try:
+        written = path.stat().st_mtime
+    except FileNotFoundError:
+        return None
+    values = _read(path) or {}
+    kinds = {"since": int | float, "tokens": int}
+    known = [
+        f.name for f in fields(Entry) if isinstance(values.get(f.name), kinds.get(f.name, str))
+    ]
+    return Entry(**{"since": written, **{name: values[name] for name in known}})
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -5,16 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from datetime import UTC, date, datetime
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from harness.models.failures import CallFailed
 from harness.records import EvidenceError
+from trainers import protocol
 from trainers.hosted_recipe import HostedRecipe
 from trainers.service import Service
-
-if TYPE_CHECKING:
-    from openai import OpenAI
 
 OPENAI_HOST = "api.openai.com"
 LAST_JOB = date(2027, 1, 6)
@@ -74,15 +71,20 @@ def is_refusal(problem: CallFailed) -> bool:
 
 
 def _shutdown(recipe: HostedRecipe, service: Service) -> date | None:
-    def look(client: OpenAI) -> object:
-        return client.models.retrieve(recipe.base.target).shutdown_date
-
     try:
-        return _date(service.ask(look))
+        return _date(protocol.model(service, recipe.base.target).get("shutdown_date"))
     except CallFailed as problem:
-        if is_refusal(problem):
+        if is_refusal(problem) and not _may_exist(recipe, service, problem):
             raise refusal(recipe, problem) from None
         return None  # a service need not be able to tell
+
+
+def _may_exist(recipe: HostedRecipe, service: Service, problem: CallFailed) -> bool:
+    """Whether a model that is not found may be there: some services have no route to look it up."""
+    if not protocol.is_absent(problem):
+        return False
+    names = protocol.model_names(service)
+    return names is None or recipe.base.target in names
 
 
 def _date(value: object) -> date | None:

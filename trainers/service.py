@@ -31,6 +31,10 @@ LONGEST_TEXT = 2_000
 _T = TypeVar("_T")
 
 
+class NeverSent(CallFailed):
+    """The service could not be reached: it has not heard of the call."""
+
+
 class Service:
     """The service that `base` names and its account.
 
@@ -63,13 +67,15 @@ class Service:
         """Return what `work` returns.
 
         Raises:
+            NeverSent: the service was not reached.
             CallFailed: the service did not do it, or may have done it without saying so.
 
         """
         try:
             return work(self._client)
         except Exception as problem:  # a server may answer anything at all
-            raise self._told(failure_of(problem, CALL_S)) from None
+            kind = NeverSent if _is_unsent(problem) else CallFailed
+            raise self._told(failure_of(problem, CALL_S), kind) from None
 
     def ask(self, work: Callable[[OpenAI], _T], patience_s: float = PATIENCE_S) -> _T:
         """Return what `work` returns, trying again for `patience_s` where that may help.
@@ -96,8 +102,15 @@ class Service:
         """Return a text of the server as people may see it: no secrets, no terminal sequences."""
         return line(self._mask(str(text)))[:LONGEST_TEXT]
 
-    def _told(self, problem: CallFailed) -> CallFailed:
-        return CallFailed(problem.kind, self.shown(problem), problem.pause_s, problem.status)
+    def _told(self, problem: CallFailed, kind: type[CallFailed]) -> CallFailed:
+        return kind(problem.kind, self.shown(problem), problem.pause_s, problem.status)
+
+
+def _is_unsent(problem: Exception) -> bool:
+    """Whether no connection came about."""
+    import httpx2
+
+    return isinstance(problem.__cause__, httpx2.ConnectError | httpx2.ConnectTimeout)
 
 
 def is_passing(problem: BaseException) -> bool:

@@ -63,10 +63,12 @@ class Account:
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wait as a test can; what is waited for stays the same."""
-    from trainers import hosted, service
+    from trainers import hosted, protocol, service
 
     monkeypatch.setattr(hosted, "SETTLED_S", 1.0)
+    monkeypatch.setattr(hosted, "NAMED_S", 0.3)
     monkeypatch.setattr(hosted, "LOOK_S", 0.05)
+    monkeypatch.setattr(protocol, "EXTRAS_S", 1.0)
     monkeypatch.setattr(hosted, "FIRST_POLL_S", 0.02)
     monkeypatch.setattr(service, "LONGEST_WAIT_S", 0.05)
 

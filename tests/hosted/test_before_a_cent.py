@@ -180,9 +180,9 @@ def test_a_service_that_refuses_the_model_is_told_with_the_way_out(
     assert not project.service.jobs
 
 
-def test_a_service_that_cannot_tell_of_its_models_is_used(account: Any) -> None:
-    project = account()
-    project.service.faults["model"] = ["501"]
+@pytest.mark.parametrize("fault", ["404", "405", "501", "html"])
+def test_a_service_that_cannot_tell_of_its_models_is_used(account: Any, fault: str) -> None:
+    project = account(always={"model": fault, "models": fault})
     assert project.train(project.recipe()).failed == {}
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scripted import AZURE, OPENAI
 
 from harness.records import EvidenceError, LossPoint
@@ -24,6 +28,56 @@ def test_result_files_of_every_kind_are_curves(account: Any, headers: str, encod
     assert (train[3].epoch, train[3].train) == (1.0, 0.5)
     validation = [p.validation for p in made.losses if p.validation is not None]
     assert validation == ([0.5] * 3 if headers == AZURE else [0.625, 0.3125, 0.2083])
+
+
+WIDE = b"step,train_loss\n1," + b"9" * 200_000 + b"\n"
+CSV = b"step,train_loss\n1,2.0\n2,1.0\n"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        bytes(range(256)) * 8,
+        b"\0step,train_loss\n\0,1\n",
+        b"<!doctype html><p>step, by step",
+        WIDE,
+        base64.b64encode(WIDE),
+        b'step,"train_loss\n1,1',
+        b'{"step": [1, 2]}',
+        b"step,step\n1e308,nan\n",
+    ],
+)
+def test_a_paid_model_is_usable_whatever_its_result_file_holds(
+    account: Any, content: bytes
+) -> None:
+    project = account(result=content)
+    made = project.train(project.recipe()).candidates["cand"]
+    assert made.model == "ft:base-1:org:cand:ftjob-0"
+    assert made.losses == ()
+
+
+@pytest.mark.parametrize("content", [CSV.replace(b"\n", b"\r"), CSV.replace(b"\n", b"\r\n")])
+def test_lines_end_as_they_like(content: bytes) -> None:
+    assert [point.train for point in losses_of(content, 2)] == [2.0, 1.0]
+
+
+@given(st.binary(max_size=200) | st.text(alphabet='step,train_lo12.\r\n"\0').map(str.encode))
+def test_any_bytes_are_curves_or_a_value_error(content: bytes) -> None:
+    with contextlib.suppress(ValueError):
+        losses_of(b"step,train_loss" + content, 3)
+
+
+def test_a_model_without_a_name_is_the_last_checkpoint_or_a_sentence(account: Any) -> None:
+    project = account(named=False)
+    made = project.train(project.recipe()).candidates["cand"]
+    assert made.model == "ft:base-1:org:cand:ftjob-0:ckpt-step-8"
+    assert "names no model" in made.findings[-1]
+    project.service.always["checkpoints"] = "404"
+    failed = project.train(project.recipe(seed=1)).failed["cand"]
+    assert "the job ftjob-1 is succeeded, but the service names no model that it made" in failed
+    assert "the job ftjob-1 is" in project.train(project.recipe(seed=1)).failed["cand"]
+    assert len(project.service.jobs) == 2
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"no table", b"a,b\n1,2\n", b"[]"])
@@ -118,6 +172,11 @@ def test_a_flat_training_loss_asks_for_a_higher_rate() -> None:
     assert local.endswith("set learning_rate = 0.0005")
     [hosted] = findings(curve(*[2.0] * 6), {"learning_rate_multiplier": "auto"})
     assert hosted.endswith("set learning_rate_multiplier = 2")
+
+
+def test_a_remedy_is_no_multiplier_where_it_may_be_a_rate() -> None:
+    [found] = findings(curve(*[2.0] * 6), {"learning_rate_multiplier": None})
+    assert found.endswith("; raise learning_rate_multiplier")
 
 
 def test_a_curve_of_few_points_says_nothing() -> None:

@@ -79,13 +79,15 @@ def test_a_job_that_was_made_although_its_answer_got_lost_is_found(
     assert len(project.service.jobs) == 1
 
 
-@pytest.mark.parametrize("fault", ["500", "429"])
+@pytest.mark.parametrize("fault", ["500", "429", "409"])
 def test_a_job_that_was_not_made_is_asked_for_again(account: Any, fault: str) -> None:
+    """The list shows that the service keeps metadata, and none of this recipe."""
     project = account()
+    project.train(project.recipe(seed=1))
     project.service.faults["create"] = [fault]
     assert project.train(project.recipe()).failed == {}
-    assert len(project.service.jobs) == 1
-    assert project.service.calls["create"] == 2
+    assert len(project.service.jobs) == 2
+    assert project.service.calls["create"] == 3
 
 
 def test_a_service_that_never_makes_the_job_is_told_and_not_asked_for_ever(account: Any) -> None:
@@ -103,14 +105,6 @@ def test_a_refused_job_is_told_in_the_services_words(account: Any) -> None:
     assert "the server answered 400: told to say 400" in failed
     assert project.service.calls["create"] == 1
     assert project.train(project.recipe()).failed == {}
-
-
-def test_without_metadata_a_job_that_may_be_ours_is_never_doubled(account: Any) -> None:
-    project = account(metadata_kept=False)
-    project.service.faults["create"] = ["500 after"]
-    failed = project.train(project.recipe()).failed["cand"]
-    assert "it may be ftjob-0" in failed
-    assert len(project.service.jobs) == 1
 
 
 def test_a_job_of_another_machine_is_joined(account: Any) -> None:
@@ -159,7 +153,9 @@ def test_processes_that_ask_at_once_make_one_job(account: Any) -> None:
 def test_a_service_that_fails_and_restarts_in_the_middle_of_a_job_is_outlasted(
     account: Any,
 ) -> None:
-    project = account(storm=0.3, job_s=1.0)
+    project = account(job_s=0.1)
+    project.train(project.recipe(seed=1))
+    project.service.storm, project.service.job_s = 0.3, 1.0
     away = threading.Timer(0.5, lambda: (project.service.stop(), time.sleep(0.3)))
     back = threading.Timer(1.0, project.service.start)
     for timer in (away, back):
@@ -169,7 +165,7 @@ def test_a_service_that_fails_and_restarts_in_the_middle_of_a_job_is_outlasted(
         timer.join()
     assert made.failed == {}
     assert made.candidates["cand"].losses
-    assert len(project.service.jobs) == 1
+    assert len(project.service.jobs) == 2
 
 
 def test_a_recipe_that_differs_is_another_job_and_a_name_is_no_difference(account: Any) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from harness.jobs import cancel, follow, overview
 from trainers import hosted
+from trainers.hosted_job import State, job_of, moment, state_of
 from trainers.service import Service
 
 
@@ -15,6 +19,158 @@ from trainers.service import Service
 def test_a_status_that_is_not_final_is_waited_out(account: Any, status: str) -> None:
     project = account(statuses=("queued", status, "running", "succeeded"), job_s=0.4)
     assert project.train(project.recipe()).failed == {}
+
+
+@pytest.mark.parametrize("status", ["completed", "success", "JOB_STATE_COMPLETED"])
+def test_success_has_many_names(account: Any, status: str) -> None:
+    project = account(statuses=("pending", "QUEUED", status))
+    assert project.train(project.recipe()).failed == {}
+
+
+@pytest.mark.parametrize(
+    ("status", "told"),
+    [
+        ("expired", "ftjob-0 failed (expired): out of money; run again"),
+        ("error", "ftjob-0 failed (error): out of money"),
+        ("user_error", "failed (user_error)"),
+        ("FAILED", "ftjob-0 failed: out of money"),
+        ("canceled", "ftjob-0 was cancelled: out of money"),
+        ("stopped", "ftjob-0 was cancelled (stopped)"),
+    ],
+)
+def test_a_job_that_ended_without_a_model_is_told_at_once(
+    account: Any, status: str, told: str
+) -> None:
+    project = account(statuses=("running", status), errors={status: "out of money"})
+    assert told in project.train(project.recipe()).failed["cand"]
+    assert project.service.calls["create"] == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "state"),
+    [
+        ("Succeeded", "succeeded"),
+        ("STATUS_COMPLETED", "succeeded"),
+        ("timed out", "failed"),
+        ("FAILED_VALIDATION", "failed"),
+        ("JOB_STATE_CANCELLED", "cancelled"),
+        ("cancellation_requested", "open"),
+        ("compressing", "open"),
+        ("notRunning", "open"),
+        ("", "open"),
+    ],
+)
+def test_a_status_means_what_its_service_means(status: str, state: str) -> None:
+    assert state_of(status) == state
+
+
+@pytest.mark.parametrize("told", ["x", ["x"], {"message": "x"}, {"code": None, "detail": "x"}])
+def test_errors_are_read_in_every_shape(told: object) -> None:
+    assert job_of({"id": "a", "error": told}).error == "x"
+
+
+@pytest.mark.parametrize(
+    ("told", "seconds"),
+    [
+        (1.7e9, 1.7e9),
+        (1_700_000_000_000, 1.7e9),
+        ("2023-11-14T22:13:20Z", 1.7e9),
+        ("2023-11-14T22:13:20", 1.7e9),
+        ("1700000000", 1.7e9),
+        ("soon", 0),
+        (-1, 0),
+        (float("nan"), 0),
+        (10**300, 0),
+        (None, 0),
+    ],
+)
+def test_times_are_read_in_every_shape(told: object, seconds: float) -> None:
+    assert moment(told) == seconds
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(
+            [
+                "id",
+                "status",
+                "model",
+                "created_at",
+                "finished_at",
+                "error",
+                "metadata",
+                "result_files",
+                "method",
+                "seed",
+                "hyperparameters",
+                "fine_tuned_model",
+                "trained_tokens",
+                "suffix",
+            ]
+        ),
+        st.recursive(
+            st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+            lambda inner: (
+                st.lists(inner, max_size=3)
+                | st.dictionaries(
+                    st.sampled_from(["id", "type", "message", "x"]), inner, max_size=3
+                )
+            ),
+            max_leaves=6,
+        ),
+    )
+)
+def test_a_job_of_any_shape_is_a_job_or_none(answer: dict[str, Any]) -> None:
+    try:
+        job = job_of(answer)
+    except ValueError:
+        return
+    assert job.id
+    assert isinstance(job.state, State)
+    json.dumps([job.id, job.error, job.fine_tuned_model]).encode()
+
+
+@pytest.mark.parametrize("fault", ["html", "null", "list", "empty", "text 502", "plain", "drop"])
+def test_a_poll_that_cannot_be_read_is_asked_again(account: Any, fault: str) -> None:
+    project = account()
+    project.service.faults["job"] = [fault, fault]
+    project.service.always["events"] = fault
+    assert project.train(project.recipe()).failed == {}
+
+
+def test_a_job_is_created_when_its_file_is_processed(account: Any) -> None:
+    project = account(processing_s=0.4)
+    assert project.train(project.recipe()).failed == {}
+    assert project.service.calls["create"] == 1
+
+
+def test_a_file_that_is_never_processed_is_tried_at_last(
+    account: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hosted, "FILE_S", 0.2)
+    project = account(processing_s=60)
+    failed = project.train(project.recipe()).failed["cand"]
+    assert "the server answered 400: that is no job of this service" in failed
+
+
+def test_a_service_with_neither_lists_nor_news_is_used(account: Any) -> None:
+    absent = {"list": "405", "events": "404", "checkpoints": "501", "count": "404", "file": "404"}
+    project = account(always=absent, dialect="hyperparameters")
+    recipe = project.recipe(dialect="hyperparameters", epochs=2, learning_rate_multiplier=1e-5)
+    made = project.train(recipe)
+    assert made.failed == {}
+    assert made.candidates["cand"].losses
+    [job] = project.service.jobs.values()
+    assert job["body"]["hyperparameters"] == {"n_epochs": 2, "learning_rate_multiplier": 1e-5}
+    assert "method" not in job["body"]
+    assert not any("outside of" in note for note in made.notes)
+
+
+def test_the_dialect_is_part_of_the_recipe_only_where_it_is_set(account: Any) -> None:
+    project = account()
+    plain = project.recipe()
+    assert project.recipe(dialect="method").fingerprint == plain.fingerprint
+    assert project.recipe(dialect="hyperparameters").fingerprint != plain.fingerprint
 
 
 def test_a_job_that_never_ends_is_left_at_the_deadline_and_joined_again(account: Any) -> None:

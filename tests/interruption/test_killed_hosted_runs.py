@@ -9,12 +9,14 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from scripted import Scripted
 
 pytestmark = pytest.mark.slow
 
+METHOD = {"type": "supervised", "supervised": {"hyperparameters": {}}}
 KILLS = 20
 LIFE = 24
 """Moments of a job's life that are drawn from: each request, when it comes and when it is done."""
@@ -23,9 +25,9 @@ LIFE = 24
 class Life:
     """A project with one hosted candidate, from its upload to its model."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, **behaviour: Any) -> None:
         self.root = root
-        self.service = Scripted(job_s=0.5, counts=False)
+        self.service = Scripted(job_s=0.5, counts=False, **behaviour)
         self._moment = self._passed = 0
         self._delay_s = 0.0
         self._process: subprocess.Popen[bytes] | None = None
@@ -50,12 +52,24 @@ class Life:
         """Run `harness train`; SIGKILL it at this moment, a little later. Return its status."""
         self._moment, self._delay_s, self._passed = moment, delay_s, 0
         self.service.watch = self._watch
+        return self.harness("train", "tuned")
+
+    def harness(self, *words: str) -> int:
+        """Run a command and return its status."""
         code = "from harness.cli import main; main()"
-        command = [sys.executable, "-c", code, "train", "tuned"]
         self._process = subprocess.Popen(
-            command, cwd=self.root, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            [sys.executable, "-c", code, *words],
+            cwd=self.root,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         return self._process.wait(timeout=120)
+
+    def kill_creating(self) -> None:
+        """SIGKILL the next run when its job has been asked for."""
+        self.service.watch = lambda: (
+            self._process.kill() if self._process and self.service.seen[-1] == "create" else None
+        )
 
     def _watch(self) -> None:
         self._passed += 1
@@ -80,17 +94,37 @@ def test_there_is_one_job_after_every_kill_and_it_is_joined_again(tmp_path: Path
         lives += 1
         with life.service:
             life.write()
+            life.service.files["x"] = b""  # whose job shows that the service keeps metadata
+            other = {"model": "m", "training_file": "x", "metadata": {"of": "somebody"}}
+            life.service._create({**other, "method": METHOD})
             while (status := life.run(*moment(draw))) != 0:
                 assert status == -9
-                assert len(life.service.jobs) <= 1
+                assert len(life.service.jobs) <= 2
                 kills += 1
                 if kills >= KILLS:
                     assert life.run(10_000, 0) == 0
                     break
-            assert len(life.service.jobs) == 1
-            assert life.made == ["ft:base-1:org:tuned:ftjob-0"]
+            assert len(life.service.jobs) == 2
+            assert life.made == ["ft:base-1:org:tuned:ftjob-1"]
             assert life.service.calls["create"] == 1
     assert lives > 1
+
+
+def test_a_run_that_is_killed_while_it_asks_for_a_job_leaves_one_job_to_adopt(
+    tmp_path: Path,
+) -> None:
+    """The service keeps no metadata: nothing tells whether the job is ours."""
+    life = Life(tmp_path / "life", metadata_kept=False)
+    with life.service:
+        life.write()
+        life.kill_creating()
+        assert life.harness("train", "tuned") == -9
+        assert life.harness("train", "tuned") == 6
+        assert life.harness("jobs", "adopt", "ftjob-9") == 4
+        assert life.harness("jobs", "adopt", "ftjob-0") == 0
+        assert life.harness("train", "tuned") == 0
+        assert life.service.calls["create"] == 1
+        assert life.made == ["ft:base-1:org:tuned:ftjob-0"]
 
 
 def moment(draw: random.Random) -> tuple[int, float]:

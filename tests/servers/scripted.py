@@ -37,10 +37,18 @@ ROUTES = (
     ("upload", "POST", r"/files"),
     ("file", "GET", r"/files/([^/]+)"),
     ("content", "GET", r"/files/([^/]+)/content"),
+    ("models", "GET", r"/models"),
     ("model", "GET", r"/models/(.+)"),
     ("count", "POST", r"/responses/input_tokens"),
     ("chat", "POST", r"/chat/completions"),
 )
+
+HTML = b"<!doctype html><html><body>Just a moment...</body></html>"
+ANSWERS = {"garbage": b'{"half": ', "html": HTML, "null": b"null", "list": b"[]", "empty": b""}
+"""Faults after which the work is done and this is answered, with status 200."""
+
+SUCCESSES = ("succeeded", "success", "completed", "JOB_STATE_COMPLETED")
+DEAD = ("failed", "cancelled", "canceled", "expired", "error", "stopped", "user_error", "FAILED")
 
 
 def tokens_of(messages: list[dict[str, Any]]) -> int:
@@ -52,10 +60,14 @@ class Scripted:
     """The service, running from `with` to its end; `stop` and `start` are a restart.
 
     A job takes `job_s` seconds and passes through `statuses`. `faults` maps a route (see `ROUTES`)
-    to what befalls its next requests: a status ("429"), one after the work was done ("500 after"),
-    "drop", "drop after", "garbage" or "" for nothing. `storm` is the share of all other requests
-    that fail. `errors` is the error object of a job by its status. `watch` is called when a request
-    has come and again when its work is done, before it is answered.
+    to what befalls its next requests: a status ("429"), one with a text as error ("text 500"),
+    either after the work was done ("500 after"), "drop", "drop after", "slow", "plain" (the right
+    answer with a wrong content type), one of `ANSWERS`, or "" for nothing; `always` maps routes to
+    what befalls all their requests. `storm` is the share of all other requests that fail. `errors`
+    is the error of a job by its status. `watch` is called when a request has come and again when
+    its work is done, before it is answered. `dialect` is the field of a request that holds the
+    hyperparameters; a file is processed for `processing_s` seconds; a job that is not `named` makes
+    a model without a name; `result` are the bytes of its result file.
     """
 
     def __init__(self, **behaviour: Any) -> None:
@@ -67,11 +79,18 @@ class Scripted:
         self.counts = behaviour.pop("counts", True)
         self.shutdown_date = behaviour.pop("shutdown_date", None)
         self.metadata_kept = behaviour.pop("metadata_kept", True)
+        self.suffix_shown = behaviour.pop("suffix_shown", False)
+        self.dialect = behaviour.pop("dialect", "method")
+        self.processing_s = behaviour.pop("processing_s", 0.0)
+        self.named = behaviour.pop("named", True)
+        self.result: bytes | None = behaviour.pop("result", None)
+        self.always: dict[str, str] = behaviour.pop("always", {})
         self.storm = behaviour.pop("storm", 0.0)
         assert not behaviour
         self.faults: dict[str, list[str]] = {}
         self.jobs: dict[str, dict[str, Any]] = {}
         self.files: dict[str, bytes] = {}
+        self.uploaded: dict[str, float] = {}
         self.seen: list[str] = []
         self.keys: list[str] = []
         self.watch: Callable[[], None] = lambda: None
@@ -92,9 +111,7 @@ class Scripted:
     @property
     def alive(self) -> list[dict[str, Any]]:
         """The jobs that neither failed nor were cancelled."""
-        return [
-            job for job in self.jobs.values() if self._status(job) not in ("failed", "cancelled")
-        ]
+        return [job for job in self.jobs.values() if self._status(job) not in DEAD]
 
     def __enter__(self) -> Scripted:
         self.start()
@@ -146,18 +163,19 @@ class Scripted:
         self.watch()
         if fault == "drop":
             return self._drop(http)
-        if fault and not fault.endswith("after") and fault != "garbage":
-            return self._send(http, int(fault), self._refusal(fault))
+        if fault == "slow":
+            time.sleep(0.2)
+        if re.fullmatch(r"(text )?\d+", fault):
+            return self._send(http, int(fault[-3:]), self._refusal(fault))
         with self._lock:
             status, value = self._work(route, found, body, dict(parse_qsl(url.query)), http)
         self.watch()
         if fault == "drop after":
             return self._drop(http)
         if fault.endswith("after"):
-            return self._send(http, int(fault.split()[0]), self._refusal(fault))
-        if fault == "garbage":
-            value = b'{"half": '
-        return self._send(http, status, value)
+            return self._send(http, int(fault.split()[-2]), self._refusal(fault))
+        kind = {"html": "text/html", "plain": "text/plain"}.get(fault, "application/json")
+        return self._send(http, status, ANSWERS.get(fault, value), kind)
 
     def _route(self, method: str, path: str) -> tuple[str, list[str]]:
         for name, wanted, pattern in ROUTES:
@@ -168,12 +186,16 @@ class Scripted:
     def _fault(self, route: str) -> str:
         if self.faults.get(route):
             return self.faults[route].pop(0)
+        if route in self.always:
+            return self.always[route]
         if self._random.random() < self.storm:
             return self._random.choice(["500", "429", "drop", "garbage", "503 after", "drop after"])
         return ""
 
     @staticmethod
     def _refusal(fault: str) -> dict[str, Any]:
+        if fault.startswith("text"):
+            return {"error": f"told to say {fault}"}
         return {"error": {"message": f"told to say {fault}", "type": "scripted", "code": None}}
 
     @staticmethod
@@ -183,11 +205,13 @@ class Scripted:
             http.connection.shutdown(socket.SHUT_RDWR)
 
     @staticmethod
-    def _send(http: BaseHTTPRequestHandler, status: int, value: Any) -> None:
+    def _send(
+        http: BaseHTTPRequestHandler, status: int, value: Any, kind: str = "application/json"
+    ) -> None:
         content = value if isinstance(value, bytes) else json.dumps(value).encode()
         with suppress(OSError):  # whoever asked may have been killed
             http.send_response(status)
-            http.send_header("content-type", "application/json")
+            http.send_header("content-type", kind)
             http.send_header("content-length", str(len(content)))
             http.end_headers()
             http.wfile.write(content)
@@ -218,6 +242,7 @@ class Scripted:
         content = parts[0].partition(b"\r\n\r\n")[2].removesuffix(b"\r\n")
         name = f"file-{len(self.files)}"
         self.files[name] = content
+        self.uploaded[name] = time.time()
         return self._file(name)
 
     def _file(self, name: str) -> tuple[int, Any]:
@@ -230,8 +255,14 @@ class Scripted:
             "created_at": int(time.time()),
             "filename": "x.jsonl",
             "purpose": "fine-tune",
-            "status": "processed",
+            "status": "processed" if self._is_processed(name) else "processing",
         }
+
+    def _is_processed(self, name: str) -> bool:
+        return time.time() >= self.uploaded.get(name, 0.0) + self.processing_s
+
+    def _models(self) -> tuple[int, Any]:
+        return 200, {"object": "list", "data": [{"id": "other-1", "object": "model"}]}
 
     def _content(self, name: str) -> tuple[int, Any]:
         if name not in self.files:
@@ -278,6 +309,8 @@ class Scripted:
     # ------------------------------------------------------------------ jobs
 
     def _create(self, body: dict[str, Any]) -> tuple[int, Any]:
+        if self.dialect not in body or not self._is_processed(body["training_file"]):
+            return 400, {"error": {"message": "that is no job of this service"}}
         name = f"ftjob-{len(self.jobs)}"
         self.jobs[name] = {"id": name, "body": body, "made": time.time(), "cancelled": False}
         self.jobs[name]["billed"] = self._billed(body)
@@ -344,7 +377,7 @@ class Scripted:
 
     def _shown(self, job: dict[str, Any]) -> dict[str, Any]:
         body, status = job["body"], self._status(job)
-        done = status == "succeeded"
+        done = status in SUCCESSES
         if done:
             self.files.setdefault(f"result-{job['id']}", self._result())
         return {
@@ -352,7 +385,7 @@ class Scripted:
             "object": "fine_tuning.job",
             "created_at": int(job["made"]),
             "error": self.errors.get(status, {}),
-            "fine_tuned_model": self._tuned(job["id"]) if done else None,
+            "fine_tuned_model": self._tuned(job["id"]) if done and self.named else None,
             "finished_at": int(job["made"] + self.job_s) if done else None,
             "hyperparameters": {"n_epochs": 3, "batch_size": 4, "learning_rate_multiplier": 1.0},
             "model": body["model"],
@@ -365,12 +398,14 @@ class Scripted:
             "validation_file": body.get("validation_file"),
             "method": body.get("method"),
             "metadata": body.get("metadata") if self.metadata_kept else None,
+            **({"suffix": body.get("suffix")} if self.suffix_shown else {}),
         }
 
     def _billed(self, body: dict[str, Any]) -> int:
         rows = [json.loads(line) for line in self.files[body["training_file"]].splitlines()]
-        method = body["method"]
-        epochs = method[method["type"]]["hyperparameters"]["n_epochs"]
+        method = body.get("method", {})
+        asked = method.get(method.get("type"), body)["hyperparameters"]
+        epochs = asked.get("n_epochs", "auto")
         answers = [
             [*row["input"]["messages"], *row[key]]
             for row in rows
@@ -381,6 +416,8 @@ class Scripted:
         return (3 if epochs == "auto" else int(epochs)) * sum(map(tokens_of, [*answers, *plain]))
 
     def _result(self) -> bytes:
+        if self.result is not None:
+            return self.result
         names = self.headers.split(",")
         rows = [self.headers]
         for step in range(1, 13):
