@@ -5,12 +5,19 @@ from __future__ import annotations
 import os
 import re
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from harness.models.secrecy import Mask, public_url, secrets_of_url
+from harness.models.failures import CallFailed, Kind
+from harness.models.secrecy import (
+    Mask,
+    can_name_variable,
+    public_url,
+    public_variable,
+    secrets_of_url,
+)
 from harness.records import EvidenceError, HarnessError, ModelSpec
 
 if TYPE_CHECKING:
@@ -68,10 +75,16 @@ class Endpoint:
         """Return a client that tries once."""
         from openai import AsyncAzureOpenAI, AsyncOpenAI, DefaultAioHttpClient
 
+        refuse = self._refuse_elsewhere()
+
+        async def stay(request: Any) -> None:
+            refuse(request)
+
         shared: dict[str, Any] = {
             **self._account,
             "timeout": None,  # each call has a deadline of its own, for everything together
-            "http_client": DefaultAioHttpClient(),  # half the work per call of the usual one
+            # Half the work per call of the usual client.
+            "http_client": DefaultAioHttpClient(event_hooks={"request": [stay]}),
         }
         if self.api_version:
             return AsyncAzureOpenAI(azure_endpoint=self.url, api_version=self.api_version, **shared)
@@ -79,12 +92,40 @@ class Endpoint:
 
     def waiting_client(self, timeout_s: float) -> OpenAI:
         """Return a client that tries once and waits for its answers, `timeout_s` at most."""
-        from openai import AzureOpenAI, OpenAI
+        from openai import AzureOpenAI, DefaultHttpxClient, OpenAI
 
-        shared = {**self._account, "timeout": timeout_s}
+        shared = {
+            **self._account,
+            "timeout": timeout_s,
+            "http_client": DefaultHttpxClient(
+                timeout=timeout_s, event_hooks={"request": [self._refuse_elsewhere()]}
+            ),
+        }
         if self.api_version:
             return AzureOpenAI(azure_endpoint=self.url, api_version=self.api_version, **shared)
         return OpenAI(base_url=self.url, **shared)
+
+    def _refuse_elsewhere(self) -> Callable[[Any], None]:
+        """Return what raises CallFailed for a request that a redirect leads to another host.
+
+        It would carry headers that may hold keys, and the prompt.
+        """
+        from httpx2 import URL
+
+        home = URL(self.url)
+
+        def refuse(request: Any) -> None:
+            url = request.url
+            same = url.host == home.host and url.port == home.port
+            if not same or url.scheme not in (home.scheme, "https"):
+                where = f"{url.scheme}://{url.netloc.decode('ascii', 'replace')}"
+                raise CallFailed(
+                    Kind.PERMANENT,
+                    f"the server redirects to {where}, and no request goes there; if that is the "
+                    "service, name it in base_url",
+                )
+
+        return refuse
 
     @property
     def _account(self) -> dict[str, Any]:
@@ -103,7 +144,7 @@ def identity_of(spec: ModelSpec) -> dict[str, Any]:
         HarnessError: a key of the model's table is wrong.
 
     """
-    timeout_of(spec), concurrency_of(spec), _headers(spec)
+    timeout_of(spec), concurrency_of(spec), _headers(spec), _key_variable(spec)
     body = {key: spec.options[key] for key in sorted(BODY_OPTIONS & spec.options.keys())}
     _refuse_bad_body(spec, body)
     version = {"api_version": _text(spec, "api_version")} if "api_version" in spec.options else {}
@@ -219,16 +260,33 @@ def _text(spec: ModelSpec, option: str) -> str:
     return value
 
 
+def _key_variable(spec: ModelSpec) -> str:
+    """Return the name of the environment variable that holds the key."""
+    if "api_key_env" not in spec.options:
+        return AZURE_KEY if "api_version" in spec.options else OPENAI_KEY
+    variable = _text(spec, "api_key_env")
+    if not can_name_variable(variable):
+        raise _wrong(
+            spec,
+            "api_key_env",
+            "write the name of an environment variable (what stands there is not shown: a key "
+            "belongs into the variable and not here)",
+        )
+    return variable
+
+
 def _api_key(spec: ModelSpec) -> str:
-    usual = AZURE_KEY if "api_version" in spec.options else OPENAI_KEY
-    variable = _text(spec, "api_key_env") if "api_key_env" in spec.options else usual
+    variable = _key_variable(spec)
     key = os.environ.get(variable, "").strip()
     url = public_url(_base_url(spec)).rstrip("/")
     needs_one = {"api_key_env", "api_version"} & spec.options.keys() or url == OPENAI_URL
     if not key and needs_one:
+        shown = public_variable(variable) or (
+            "that its api_key_env names (not shown here, because it looks like a key itself)"
+        )
         raise EvidenceError(
             f"the model {spec.name!r} ({spec.spec}) needs a key: set the environment variable "
-            f"{variable}, or name another one with api_key_env; where there are no secrets, "
+            f"{shown}, or name another one with api_key_env; where there are no secrets, "
             "compare with a recording (replay:FILE)"
         )
     if not _travels(key):

@@ -68,6 +68,8 @@ def failure_of(problem: Exception, timeout_s: float) -> CallFailed:
     """Return what an exception of the client means; a programming error is permanent."""
     from openai import APIConnectionError, APIStatusError
 
+    if isinstance(problem, CallFailed):
+        return problem
     if isinstance(problem, APIStatusError):
         headers = problem.response.headers
         return status_failure(problem.status_code, problem.body, headers, problem.message)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 from base64 import b64encode
 from collections.abc import Iterable, Iterator, Mapping
@@ -70,13 +71,33 @@ def public_url(url: str) -> str:
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
+_WORD = r"(?:[A-Z]{1,16}\d{0,2}|\d{1,4})"
+_NAME = re.compile(rf"[A-Z]{{1,16}}\d{{0,2}}(?:_{_WORD}){{0,7}}")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+def can_name_variable(text: str) -> bool:
+    """Whether an environment variable is, or could be, called `text`."""
+    return text in os.environ or bool(_VARIABLE.fullmatch(text))
+
+
+def public_variable(text: str) -> str:
+    """Return the name of an environment variable; "" where it may be the key itself.
+
+    A name is shown if such a variable is set, or if it is made of plain words in capitals.
+    """
+    return text if text in os.environ or _NAME.fullmatch(text) else ""
+
+
 def public_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the `options` of a model as they may be shown: header values and URLs cleaned."""
+    """Return the `options` of a model as they may be shown: without keys and header values."""
     shown = dict(options)
     if isinstance(headers := shown.get("headers"), Mapping):
         shown["headers"] = dict.fromkeys(headers, "(hidden)")
     if isinstance(url := shown.get("base_url"), str):
         shown["base_url"] = public_url(url)
+    if "api_key_env" in shown:
+        shown["api_key_env"] = public_variable(str(shown["api_key_env"])) or "(hidden)"
     return shown
 
 

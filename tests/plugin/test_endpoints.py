@@ -125,6 +125,16 @@ def test_a_key_is_nowhere_with_workers_and_in_what_the_command_says(project: Any
         assert found_in(project.root, writing) == []
 
 
+@pytest.mark.parametrize("key", [CANARY, "0123456789abcdef0123456789abcdef".replace("0", "e", 1)])
+def test_a_key_where_its_variables_name_belongs_is_nowhere(project: Any, key: str) -> None:
+    with Loopback() as server:
+        project.pyproject(settings(server).replace("CANARY_KEY", key))
+        outcome = project.run("evals/", *NOISY, "--junitxml=junit.xml")
+    assert outcome.status == (4 if key == CANARY else 6)
+    assert key not in outcome.text
+    assert found_in(project.root, key) == []
+
+
 def found_in(root: Path, writing: str) -> list[str]:
     """Name the files below `root` that hold the text, but for the settings themselves."""
     return [

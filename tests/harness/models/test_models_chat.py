@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 
 from harness.models import Models, endpoint, lane
+from harness.models.failures import CallFailed
+from harness.models.secrecy import public_options
 from harness.records import Case, EvidenceError, HarnessError, ModelSpec, Reply, Sampling
 from harness.replies import Progress, Replies
 from harness.store import Store
@@ -390,6 +392,7 @@ def test_a_missing_key_is_a_sentence(
         ({"tools": {}}, "wrong tools; write a list"),
         ({"extra_body": []}, "wrong extra_body; write a table"),
         ({"api_version": 2024}, "wrong api_version; write a text"),
+        ({"api_key_env": KEY}, "wrong api_key_env; write the name of an environment variable"),
     ],
 )
 def test_wrong_options_are_named(options: dict[str, Any], sentence: str) -> None:
@@ -510,3 +513,63 @@ def test_a_wave_can_follow_one_that_was_broken_off(server: Server, replies: Repl
     found = {key for answers in models.ask([planned]) for key in answers}
     models.close()
     assert found == {request.key for request in planned}
+
+
+@pytest.fixture
+def other(server: Server) -> Iterator[Server]:
+    """A second server; the first one sends everybody there."""
+    elsewhere = Server()
+    threading.Thread(target=elsewhere.serve_forever, kwargs={"poll_interval": 0.01}).start()
+    server.extra_headers = {"Location": f"{elsewhere.url}/chat/completions?key={KEY}"}
+    yield elsewhere
+    elsewhere.shutdown()
+    elsewhere.server_close()
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+def test_a_redirect_to_another_host_is_refused(
+    server: Server, other: Server, replies: Replies, status: int
+) -> None:
+    server.answer = lambda text, tries: (status, b"")
+    (reply,) = ask(replies, spec_of(server, headers={"X-Key": "team-token-987"}), "a")
+    host = other.url.removesuffix("/v1")
+    assert (reply.error or "").startswith(f"the server redirects to {host}, and no request goes")
+    assert (len(server.seen), len(other.seen)) == (1, 0)
+
+
+def test_a_redirect_of_the_training_service_is_refused_too(server: Server, other: Server) -> None:
+    server.answer = lambda text, tries: (307, b"")
+    client = endpoint.endpoint_of(spec_of(server)).waiting_client(5)
+    with pytest.raises(CallFailed, match="the server redirects to"):
+        client.chat.completions.create(model="m", messages=[{"role": "user", "content": "a"}])
+    client.close()
+    assert other.seen == []
+
+
+def test_a_redirect_at_the_same_host_is_followed(server: Server, replies: Replies) -> None:
+    def answer(text: str, tries: int) -> Answer:
+        server.extra_headers = {} if tries else {"Location": "/v1/there/chat/completions"}
+        return (200, completion(text)) if tries else (307, b"")
+
+    server.answer = answer
+    server.extra_headers = {"Location": "/v1/there/chat/completions"}
+    assert ask(replies, spec_of(server), "a")[0].text == "re: a"
+    assert server.paths == ["/v1/chat/completions", "/v1/there/chat/completions"]
+
+
+KEYS = ["a1b2c3d4e5f6a7b8c9d0e1f2a3b4c5d6", "AKIAIOSFODNN7EXAMPLE", "sk_live_4eC39HqLyjWDarjtT1z"]
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_a_key_in_the_place_of_its_variables_name_is_not_shown(server: Server, key: str) -> None:
+    spec = spec_of(server, api_key_env=key)
+    with pytest.raises(EvidenceError, match=r"needs a key: .* looks like a key itself") as caught:
+        endpoint.endpoint_of(spec)
+    assert key not in str(caught.value)
+    assert key not in str(public_options(spec.options))
+
+
+def test_names_of_variables_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("my_key", "x")
+    for name in ("MY_KEY", "TEAM2_API_TOKEN", "TOKEN", "my_key"):
+        assert public_options({"api_key_env": name}) == {"api_key_env": name}
