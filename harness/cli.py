@@ -89,7 +89,9 @@ def train(
         made = train_one(plan, name, Consent(max_cost, yes), progress.task, typer.echo)
     else:
         with progress.task(f"training {name}") as update:
-            made = trainers.train(plan.recipes[name], plan.home, prompting.shown(update))
+            made = trainers.train(
+                plan.recipes[name], plan.home, prompting.shown(update), plan.settings.key_variables
+            )
     how = "was trained already" if made.cached else f"trained in {made.seconds:.0f} s"
     typer.echo(f"{name} {how}: {shown_path(made.path, plan.root)}")
 

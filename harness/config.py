@@ -90,7 +90,7 @@ def _automatic(value: object) -> object:
 Automatic = BeforeValidator(_automatic)
 """`"auto"`, as the hosted services have it, means what leaving the key out means."""
 
-_LOCAL_ONLY = ("learning_rate", "rank", "alpha", "dropout", "length", "train_embeddings")
+_LOCAL_ONLY = ("learning_rate", "rank", "alpha", "dropout", "length", "train_embeddings", "env")
 _HOSTED_ONLY = (
     "learning_rate_multiplier",
     "suffix",
@@ -107,6 +107,7 @@ class CandidateSettings(_Table):
     """`[tool.harness.candidates.NAME]`: a recipe, or (`model`) an existing model.
 
     What is None is chosen by `trainers.recipe`, or by the service where the trainer is `openai`.
+    `env` names the environment variables with secrets that a training gets.
     """
 
     model: str | None = None
@@ -125,6 +126,7 @@ class CandidateSettings(_Table):
     batch_size: Annotated[int | None, Field(ge=1), Automatic] = None
     length: Annotated[int, Field(ge=16)] | None = None
     train_embeddings: bool | None = None
+    env: tuple[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], ...] | None = None
     learning_rate_multiplier: Annotated[float | None, Field(gt=0), Automatic] = None
     suffix: Annotated[str, Field(min_length=1, max_length=64)] | None = None
     method: Literal["supervised", "dpo"] | None = None
@@ -252,6 +254,13 @@ class Settings(_Table):
         """The gates as records."""
         listed = ((key, table) for key, tables in self.gates.items() for table in tables)
         return tuple(Rule(key=key, **table.model_dump()) for key, table in listed)
+
+    @property
+    def key_variables(self) -> frozenset[str]:
+        """The environment variables that the tables of models and judges keep keys in."""
+        tables = (*self.models.values(), *self.judges.values())
+        named = ((table.model_extra or {}).get("api_key_env") for table in tables)
+        return frozenset(name for name in named if isinstance(name, str))
 
     @property
     def price_table(self) -> Prices:

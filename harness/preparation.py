@@ -358,7 +358,8 @@ class Preparation:
         if not self._train:
             raise EvidenceError(self._untrained(recipe.name))
         with self._show(f"training {recipe.name}") as update:
-            return trainers.train(recipe, home, prompting.shown(update))
+            keys = self._plan.settings.key_variables
+            return trainers.train(recipe, home, prompting.shown(update), keys)
 
     def _untrained(self, name: str) -> str:
         offline = ", and --harness-offline trains nothing" if self._offline else ""

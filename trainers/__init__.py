@@ -9,7 +9,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from harness.records import Candidate, EvidenceError, HarnessError
 from trainers.artefact import folder_of, load
+from trainers.environment import child_environment
 from trainers.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -69,10 +70,13 @@ def find(recipe: Recipe | HostedRecipe, home: Path) -> Candidate | None:
     return load(folder, recipe, cached=True) if folder.exists() else None
 
 
-def train(recipe: Recipe, home: Path, progress: Progress | None = None) -> Candidate:
+def train(
+    recipe: Recipe, home: Path, progress: Progress | None = None, keys: Collection[str] = ()
+) -> Candidate:
     """Return the candidate of `recipe`, training it in a child process unless it is there.
 
-    Several processes may ask for the same candidate at once: one trains it, the others wait.
+    Several processes may ask for the same candidate at once: one trains it, the others wait. `keys`
+    names environment variables that hold keys of services: the child does not get them.
 
     Raises:
         HarnessError: the extra `local` is missing.
@@ -85,7 +89,7 @@ def train(recipe: Recipe, home: Path, progress: Progress | None = None) -> Candi
     _refuse_missing_extra(recipe)
     log = home / "logs" / f"{recipe.fingerprint}.log"
     last = Event("failed")
-    with _child(recipe, home, log) as child:
+    with _child(recipe, home, log, keys) as child:
         for last in _events(child):
             if progress:
                 progress(last)
@@ -106,7 +110,9 @@ def _refuse_missing_extra(recipe: Recipe) -> None:
 
 
 @contextmanager
-def _child(recipe: Recipe, home: Path, log: Path) -> Iterator[subprocess.Popen[str]]:
+def _child(
+    recipe: Recipe, home: Path, log: Path, keys: Collection[str]
+) -> Iterator[subprocess.Popen[str]]:
     """Start the training and make sure that it is over on leaving.
 
     The child ends itself when its stdin closes, which the system does if this process is killed.
@@ -120,7 +126,7 @@ def _child(recipe: Recipe, home: Path, log: Path) -> Iterator[subprocess.Popen[s
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
-            env=_environment(recipe),
+            env=child_environment(recipe, keys),
             encoding="utf-8",
         )
     try:
@@ -136,24 +142,6 @@ def _write(path: Path, text: str) -> None:
     partial = path.with_name(f"{path.name}.{os.getpid()}")
     partial.write_text(text, encoding="utf-8")
     os.replace(partial, path)
-
-
-def _environment(recipe: Recipe) -> dict[str, str]:
-    here = str(Path(__file__).parent.parent)
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")])),
-        # PEFT writes sets, whose order would differ from run to run.
-        "PYTHONHASHSEED": "0",
-        "TOKENIZERS_PARALLELISM": "false",
-        # Nothing is compiled; bitsandbytes would load the compiler, which takes a second.
-        "TORCHDYNAMO_DISABLE": "1",
-        # TRL refuses more than one visible GPU without a launcher.
-        "CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0],
-    }
-    if not recipe.base.on_hub:
-        environment["HF_HUB_OFFLINE"] = "1"
-    return environment
 
 
 def _events(child: subprocess.Popen[str]) -> Iterator[Event]:

@@ -73,7 +73,8 @@ class Recipe:
 
     `batch_size` is per device; `batch_size` times `accumulation` rows make an optimiser step.
     `length` counts tokens, `warmup` is a share of the steps; after it the rate falls as a cosine.
-    For full fine-tuning `rank`, `alpha` and `dropout` are 0.
+    `env` names environment variables with secrets that the training gets all the same. For full
+    fine-tuning `rank`, `alpha` and `dropout` are 0.
     """
 
     name: str
@@ -99,6 +100,7 @@ class Recipe:
     rows: int
     general_rows: int
     digests: dict[str, str]
+    env: tuple[str, ...] = ()
 
     @property
     def steps(self) -> int:
@@ -148,6 +150,7 @@ class Recipe:
             root=Path(values.pop("root")),
             train=Path(values.pop("train")),
             validation=_path(values.pop("validation")),
+            env=tuple(values.pop("env", ())),
             mix=Mix(Path(mix["path"]), mix["share"]) if mix else None,
             **values,
         )
@@ -205,6 +208,7 @@ def resolve(
         rows=rows,
         general_rows=len(data.general),
         digests=data.digests,
+        env=settings.env or (),
     )
 
 

@@ -7,7 +7,7 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,7 +54,8 @@ def serve(
     bases = catalog.bases(aliases, settings, root, started)
     with _listening(access.host, port) as listener:
         home = root / settings.store
-        service = Service(root, home, bases, catalog.candidates(settings, root, started), access)
+        candidates = catalog.candidates(settings, root, started)
+        service = Service(root, home, bases, candidates, access, settings.key_variables)
         _say(access.host, listener.getsockname()[1], bases)
         _run(service, listener)
 
@@ -117,14 +118,16 @@ class Service:
         bases: Sequence[Served],
         candidates: Sequence[Served],
         access: Access,
+        keys: Collection[str] = (),
     ) -> None:
+        """Serve `bases` and `candidates`; `keys` names variables that no training gets."""
         self._root, self._home, self._access = root, home, access
         self._served = {one.name: one for one in (*candidates, *bases)}
         self._state = State(home / "serve")
         self._files = Files(self._state)
         self._files.sweep()
         self.jobs = Jobs(self._state)
-        self._training = Training(self.jobs, self._files, root, home)
+        self._training = Training(self.jobs, self._files, root, home, keys)
         self._batcher = Batcher()
 
     def application(self) -> Guard:

@@ -55,7 +55,9 @@ def refuse_open(access: Access) -> None:
 
 
 def token_in(variable: str) -> str | None:
-    """Return the token in an environment variable; None without the name of one.
+    """Take the token out of an environment variable; None without the name of one.
+
+    Nothing that the server starts inherits it.
 
     Raises:
         HarnessError: the variable is empty.
@@ -63,7 +65,7 @@ def token_in(variable: str) -> str | None:
     """
     if not variable:
         return None
-    if not (token := os.environ.get(variable, "").strip()):
+    if not (token := os.environ.pop(variable, "").strip()):
         raise HarnessError(
             f"--token-env {variable}: the variable is empty; set it to the token to ask for"
         )

@@ -8,7 +8,7 @@ import math
 import shutil
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,12 +64,16 @@ def model_of(job: Job, name: str, home: Path) -> ModelSpec:
 
 @dataclass(frozen=True)
 class Training:
-    """Carries jobs out; `root` is the project, `home` its `.harness`."""
+    """Carries jobs out; `root` is the project, `home` its `.harness`.
+
+    `keys` names the environment variables with keys of services, which no training gets.
+    """
 
     jobs: Jobs
     files: Files
     root: Path
     home: Path
+    keys: Collection[str] = ()
 
     # ------------------------------------------------------------------ validation
 
@@ -115,7 +119,7 @@ class Training:
         with _Ending(self.jobs, job, RUNNING):
             self.jobs.tell(job.id, "Fine-tuning job started")
             recipe = self._recipe(job)
-            made = trainers.train(recipe, self.home, self._progress(job))
+            made = trainers.train(recipe, self.home, self._progress(job), self.keys)
             if made.cached:
                 self._tell_again(job, made)
             self._succeed(job, recipe, made)

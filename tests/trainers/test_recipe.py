@@ -284,7 +284,7 @@ import trainers
 from types import SimpleNamespace
 from trainers.recipe import resolve
 keys = ("base validation mix behaviour epochs learning_rate rank alpha dropout batch_size length "
-        "train_embeddings").split()
+        "train_embeddings env").split()
 chosen = SimpleNamespace(**dict.fromkeys(keys), trainer="qlora", train="train.jsonl", seed=0)
 root = Path({str(project.root)!r})
 recipe = resolve("x", chosen, "local:{project.base}", root)
