@@ -12,6 +12,7 @@ from typing import Any
 from harness.checks import check_digest, quoted, structured, text, tools
 from harness.checks import judge as judge_checks
 from harness.checks import labels as label_checks
+from harness.checks.schemas import Schema, known_schema
 from harness.records import Case, HarnessError, Question, Reply, Score
 
 _METRIC = re.compile(r"[A-Za-z0-9_-]{1,80}")
@@ -43,7 +44,7 @@ class Scorer:
         root: Path,
         record: Callable[[Score], None],
         *,
-        schemas: MutableMapping[str, structured.Schema],
+        schemas: MutableMapping[str, Schema],
         test: str,
         ask: Callable[[Question], None],
     ) -> None:
@@ -71,7 +72,7 @@ class Scorer:
         `schema` is a path relative to the project's root, or the schema itself. Beside it stands
         the diagnostic `schema_match_unfenced`.
         """
-        loaded = self._schema(schema)
+        loaded = known_schema(schema, self._root, self._schemas)
         self._record(
             *structured.json_schema(self._case, self._reply, loaded, name=name or "schema_match")
         )
@@ -231,14 +232,6 @@ class Scorer:
                 "high="
             )
         return number
-
-    def _schema(self, schema: str | Path | Mapping[str, Any]) -> structured.Schema:
-        if isinstance(schema, Mapping):
-            return structured.load_schema(schema, self._root)
-        key = str(self._root / schema)
-        if key not in self._schemas:
-            self._schemas[key] = structured.load_schema(schema, self._root)
-        return self._schemas[key]
 
     @property
     def _where(self) -> str:

@@ -198,12 +198,14 @@ class Session:
         """Find the mistakes that can be found before anything is trained or asked.
 
         Raises:
-            UsageError: a recipe or a judge is wrong, or training data holds a case of a suite.
+            UsageError: a recipe, a judge or a schema is wrong, or training data holds a case of a
+                suite.
 
         """
         with _as_usage_error():
             self.plan(items).refuse_leaks()
             self._refuse_bad_judges()
+            self._refuse_bad_schemas(items)
             confirmed = any(suite.confirm for suite in self.suites.values())
             if self.config.option.harness_confirm and not confirmed:
                 raise HarnessError(
@@ -219,6 +221,15 @@ class Session:
         for spec in panel(self.settings, self.root).values():
             models.identity(spec)
         models.close()
+
+    def _refuse_bad_schemas(self, items: Sequence[pytest.Item]) -> None:
+        """Read the schemas that tests name, so that no reply is paid for a mistake in one."""
+        from harness.checks.schemas import known_schema
+        from harness.foresight import schemas_of
+
+        for function, parameters in _tests(items):
+            for schema in schemas_of(function, parameters):
+                known_schema(schema, self.root, self._schemas)
 
     def arrange(self, items: list[pytest.Item]) -> None:
         """Put the items in order.
@@ -588,6 +599,17 @@ def case_item(item: pytest.Item) -> CaseItem | None:
     """Return the case item behind a pytest item, if it is one."""
     callspec = getattr(item, "callspec", None)
     return callspec.params.get("harness_item") if callspec else None
+
+
+def _tests(items: Sequence[pytest.Item]) -> list[tuple[Any, dict[str, object]]]:
+    """Return the functions of case items, each once with each set of its own parameters."""
+    found: dict[tuple[object, ...], tuple[Any, dict[str, object]]] = {}
+    for item in items:
+        if isinstance(item, pytest.Function) and case_item(item):
+            own = {n: v for n, v in item.callspec.params.items() if n != "harness_item"}
+            key = (item.parent, item.originalname, *map(id, own.values()))
+            found.setdefault(key, (item.function, own))
+    return list(found.values())
 
 
 def status_after(exit_status: int, decision: Decision) -> int:

@@ -9,21 +9,16 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
-from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from harness.checks import check_digest, quoted, reference, right_or_wrong, shortened
-from harness.records import Case, HarnessError, Reply, Score, digest_of, strict_json
+from harness.checks.schemas import Schema, printable
+from harness.records import Case, EvidenceError, HarnessError, Reply, Score, strict_json
 from harness.unicode import by_form, normalised, same_text
 
-if TYPE_CHECKING:
-    from jsonschema.exceptions import SchemaError, ValidationError
-    from jsonschema.protocols import Validator
-
-DEFAULT_DIALECT = "https://json-schema.org/draft/2020-12/schema"
 MOST_BRACES = 1000
 """Opening braces at which an object is looked for: a hostile reply has as many as it likes."""
 
@@ -33,132 +28,27 @@ _FENCE = re.compile(r"```[^`\n]*\n(.*?)(?:```|\Z)", re.DOTALL)
 # ---------------------------------------------------------------------- schema
 
 
-@dataclass(frozen=True)
-class Schema:
-    """A JSON Schema, ready to use: `where` it comes from and the `digest` of its content."""
-
-    where: str
-    digest: str
-    validator: Validator
-
-
-def load_schema(schema: str | Path | Mapping[str, Any], root: Path) -> Schema:
-    """Return the schema in a file (relative to `root`), or the one given as a mapping.
-
-    Without `$schema` it is read as draft 2020-12.
-
-    Raises:
-        HarnessError: there is no such file, it is no JSON, or it is no JSON Schema that ends.
-
-    """
-    if isinstance(schema, Mapping):
-        return _schema(dict(schema), "the schema given to score.json_schema")
-    return _schema(_read(root / schema, str(schema)), str(schema))
-
-
-def _read(path: Path, where: str) -> Any:
-    try:
-        return strict_json(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        raise HarnessError(f"{where}: there is no such schema; correct the path") from None
-    except OSError as problem:
-        raise HarnessError(f"{where}: the schema cannot be read ({problem.strerror})") from None
-    except ValueError as problem:
-        line = f":{problem.lineno}" if isinstance(problem, json.JSONDecodeError) else ""
-        raise HarnessError(
-            f"{where}{line}: the schema is no valid JSON: {problem}; correct it"
-        ) from None
-
-
-def _schema(content: Any, where: str) -> Schema:
-    from jsonschema.exceptions import SchemaError
-    from jsonschema.validators import validator_for
-    from referencing import Registry
-
-    if not isinstance(content, dict):
-        raise HarnessError(f"{where}: a JSON Schema is an object, not {quoted(content)}")
-    dialect = content.get("$schema", DEFAULT_DIALECT)
-    kind = validator_for({"$schema": str(dialect)}, default=None)  # type: ignore[arg-type]
-    if kind is None:
-        raise HarnessError(f"{where}: $schema is {quoted(dialect)}; use {DEFAULT_DIALECT}")
-    if not kind.VALIDATORS.keys() & content.keys():
-        raise HarnessError(
-            f"{where}: it is no JSON Schema: none of its keys {quoted(list(content))} says "
-            "anything about a reply; begin with type, properties and required"
-        )
-    try:
-        kind.check_schema(content)
-        digest = digest_of(content)
-    except SchemaError as problem:
-        raise HarnessError(
-            f"{where}: it is no JSON Schema: {_fault(problem)}; correct it"
-        ) from None
-    except (RecursionError, TypeError, ValueError) as problem:
-        raise HarnessError(f"{where}: it is no JSON Schema: {problem}; correct it") from None
-    # An empty registry, because the default one fetches references from the network.
-    schema = Schema(where, digest, kind(content, registry=Registry()))
-    _refuse_endless(schema)
-    return schema
-
-
-def _refuse_endless(schema: Schema) -> None:
-    try:
-        _best_match(schema, None)
-    except RecursionError:
-        raise HarnessError(
-            f"{schema.where}: it is no JSON Schema: it refers to itself without end; correct it"
-        ) from None
-
-
 def json_schema(
     case: Case, reply: Reply, schema: Schema, *, name: str = "schema_match"
 ) -> tuple[Score, Score]:
     """Score 1 if the raw reply is strict JSON that fits `schema`.
 
     The diagnostic `<name>_unfenced` does the same with the inside of the reply's first Markdown
-    fence. `format` is not checked, as JSON Schema has it by default.
-
-    Raises:
-        HarnessError: a `$ref` of the schema leads nowhere.
-
+    fence. `format` is not checked, as JSON Schema has it by default. A reply on which a pattern
+    finds no end is not scored.
     """
-    check = check_digest("json_schema", 1, schema=schema.digest)
-    raw = right_or_wrong(name, _misfit(reply.text, schema), check)
-    inside = _misfit(unfenced(reply.text), schema)
-    return raw, _diagnostic(right_or_wrong(f"{name}_unfenced", inside, check))
+    check = check_digest("json_schema", 2, schema=schema.digest)
+    raw = _fit(name, reply.text, schema, check)
+    return raw, _diagnostic(_fit(f"{name}_unfenced", unfenced(reply.text), schema, check))
 
 
-def _misfit(text: str, schema: Schema) -> str:
-    """Return why `text` does not fit `schema`; nothing if it does."""
+def _fit(name: str, text: str, schema: Schema, check: str) -> Score:
     try:
-        error = _best_match(schema, strict_json(text))
-    except RecursionError:
-        return "it is nested too deeply for the schema"
+        return right_or_wrong(name, schema.misfit(strict_json(text)), check)
+    except EvidenceError as problem:
+        return Score(name, None, unscored=str(problem), check=check)
     except ValueError as problem:
-        return shortened(f"no JSON: {problem}", 200)
-    return _fault(error) if error else ""
-
-
-def _best_match(schema: Schema, value: Any) -> ValidationError | None:
-    from jsonschema.exceptions import best_match
-    from referencing.exceptions import Unresolvable
-
-    try:
-        error: ValidationError | None = best_match(schema.validator.iter_errors(value))
-    except Unresolvable as problem:
-        raise HarnessError(
-            f"{schema.where}: its $ref {quoted(problem.ref)} leads nowhere; correct it"
-        ) from None
-    return error
-
-
-def _fault(error: ValidationError | SchemaError) -> str:
-    return f"{_printable(error.json_path, 80)}: {_printable(error.message, 200)}"
-
-
-def _printable(text: str, longest: int) -> str:
-    cut = shortened(text, longest)
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
+        return right_or_wrong(name, shortened(f"no JSON: {problem}", 200), check)
 
 
 def unfenced(text: str) -> str:
@@ -239,9 +129,9 @@ def _field_problems(
         return "no JSON object"
     found = by_form(got)
     wrong = [
-        f"{_printable(key, 80)}: {quoted(found[form])} instead of {quoted(expected[key])}"
+        f"{printable(key, 80)}: {quoted(found[form])} instead of {quoted(expected[key])}"
         if (form := normalised(key)) in found
-        else f"{_printable(key, 80)} is missing"
+        else f"{printable(key, 80)} is missing"
         for key, part in parts.items()
         if not part
     ]

@@ -153,12 +153,15 @@ import pytest
 pytestmark = pytest.mark.cases("data/demo.jsonl")
 
 
+FOLDER = "data"  # a computed path is known when the test runs
+
+
 def test_no_schema(score):
-    score.json_schema("data/no_schema.json")
+    score.json_schema(FOLDER + "/no_schema.json")
 
 
 def test_missing_schema(score):
-    score.json_schema("data/nowhere.json")
+    score.json_schema(FOLDER + "/nowhere.json")
 
 
 def test_twice(score):
@@ -267,3 +270,34 @@ def test_a_damaged_store_is_told_kept_aside_and_asked_again(project, workers):
     assert len(project.calls()) == 48
     [kept] = (project.root / ".harness").glob("store.sqlite.damaged-*")
     assert kept.read_text().startswith("this is no database")
+
+
+SCHEMAS = """
+import pytest
+
+pytestmark = pytest.mark.cases("data/demo.jsonl")
+
+
+@pytest.mark.parametrize("schema", ["data/good.json", "data/bad.json"])
+def test_shape(score, schema):
+    check(score, schema)
+    score.json_schema(schema)
+
+
+def check(desk, schema):
+    desk.json_schema("data/helper.json", name="helper")
+"""
+
+
+@pytest.mark.parametrize("option", [(), ("--harness-plan",), ("-n", "2")], ids=str)
+def test_a_wrong_schema_ends_the_run_before_anything_is_asked(project, option):
+    project.write("evals/test_demo.py", SCHEMAS)
+    project.write("data/good.json", '{"type": "object"}')
+    project.write("data/helper.json", '{"type": "object"}')
+    project.write("data/bad.json", '{"properties": {"id": {"$ref": "#/$defs/ident"}}}')
+    project.settings(base="half", cand="right")
+    _tell(_refused(project, *option), "data/bad.json: its $ref '#/$defs/ident' leads nowhere")
+    project.write("data/bad.json", '{"type": "object"}')
+    (project.root / "data/helper.json").unlink()
+    _tell(_refused(project, *option), "data/helper.json: there is no such schema")
+    assert project.calls() == []

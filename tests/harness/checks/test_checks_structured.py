@@ -1,17 +1,16 @@
 import json
-import socket
 import time
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from harness.checks.schemas import load_schema
 from harness.checks.structured import (
     field_accuracy,
     fields,
     first_object,
     json_schema,
-    load_schema,
     unfenced,
 )
 from harness.records import Case, HarnessError, Reply
@@ -85,9 +84,9 @@ def test_the_raw_reply_has_to_fit_and_the_fence_is_a_diagnostic(schema, text, ra
 @pytest.mark.parametrize(
     ("text", "explanation"),
     [
-        ('{"urgency": "urgent"}', "$.urgency: 'urgent' is not one of ['low', 'high']"),
-        ('{"urgency": "low", "name": 7}', "$.name: 7 is not of type 'string', 'null'"),
-        ('{"name": "Zoë"}', "$: 'urgency' is a required property"),
+        ('{"urgency": "urgent"}', '$.urgency: "urgent" is not one of "low" or "high"'),
+        ('{"urgency": "low", "name": 7}', '$.name: 7 is not of types "null", "string"'),
+        ('{"name": "Zoë"}', '$: "urgency" is a required property'),
         ("Zoë", "no JSON: Expecting value: line 1 column 1 (char 0)"),
         ('{"a": 1, "a": 2}', "no JSON: the key 'a' stands twice in one object"),
     ],
@@ -125,13 +124,13 @@ def test_a_reply_as_deep_as_can_be_read_may_match(schema):
     assert match(nested(50), schema) == (1, 1)
 
 
-def test_a_reply_too_deep_for_its_schema_does_not_match(tmp_path):
+def test_a_reply_as_deep_as_can_be_read_fits_a_deep_schema(tmp_path):
     inner = {"items": {"$ref": "#/$defs/n"}}
-    for _ in range(10):
+    for _ in range(60):
         inner = {"allOf": [inner]}
     schema = load_schema({"$ref": "#/$defs/n", "$defs": {"n": inner}}, tmp_path)
-    assert match("[[]]", schema) == (1, 1)
-    assert match("[" * 90 + "]" * 90, schema) == (0, 0)
+    assert match("[" * 99 + "]" * 99, schema) == (1, 1)
+    assert match("[" * 98 + "1" + "]" * 98, schema) == (1, 1)
 
 
 @pytest.mark.parametrize(
@@ -178,11 +177,11 @@ def test_a_schema_is_read_from_a_file_or_given(tmp_path):
         ("[" * 100_000, "", "the schema is no valid JSON: it is nested too deeply"),
         ("true", "", "a JSON Schema is an object, not True"),
         ("[]", "", r"a JSON Schema is an object, not \[\]"),
-        ('{"type": "objekt"}', "", r"it is no JSON Schema: \$\.type: 'objekt' is not valid"),
+        ('{"type": "objekt"}', "", r'it is no JSON Schema: \$\.type: "objekt" is not valid'),
         ('{"properties": ["a"]}', "", r"it is no JSON Schema: \$\.properties: "),
         ('{"$ref": "#"}', "", "refers to itself without end"),
-        ('{"$ref": "#/x"}', "", r"its \$ref '/x' leads nowhere"),
-        ('{"pattern": "("}', "", r"it is no JSON Schema: \$\.pattern: '\(' is not a 'regex'"),
+        ('{"$ref": "#/x"}', "", r"its \$ref '#/x' leads nowhere"),
+        ('{"pattern": "("}', "", r"it is no JSON Schema: \$\.pattern: '\(' is no pattern"),
         ('{"urgency": "low", "name": null}', "", r"none of its keys \['urgency', 'name'\] says"),
         ("{}", "", "it is no JSON Schema: none of its keys"),
         ('{"$schema": "https://example.org/x", "type": "object"}', "", r"\$schema is 'https"),
@@ -224,23 +223,6 @@ def test_a_schema_of_an_older_draft_is_read_as_such(tmp_path):
     schema = load_schema(old, tmp_path)
     assert json_schema(case(), Reply("[1]"), schema)[0].value == 1
     assert json_schema(case(), Reply('["a"]'), schema)[0].value == 0
-
-
-def test_a_reference_that_leads_nowhere_is_the_users_mistake(tmp_path):
-    schema = load_schema({"properties": {"a": {"$ref": "#/$defs/none"}}}, tmp_path)
-    with pytest.raises(HarnessError, match=r"its \$ref .* leads nowhere"):
-        json_schema(case(), Reply('{"a": 1}'), schema)
-
-
-def test_a_reference_to_another_host_is_never_fetched(tmp_path):
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        server.settimeout(0)
-        url = f"http://127.0.0.1:{server.getsockname()[1]}/schema.json"
-        schema = load_schema({"properties": {"a": {"$ref": url}}}, tmp_path)
-        with pytest.raises(HarnessError, match=r"its \$ref .* leads nowhere"):
-            json_schema(case(), Reply('{"a": 1}'), schema)
-        with pytest.raises(BlockingIOError):
-            server.accept()
 
 
 # ---------------------------------------------------------------------- fields
@@ -407,7 +389,7 @@ def test_importing_the_checks_imports_no_library():
 
     code = (
         "import sys; import harness.scoring, harness.cases, harness.data.leakage; "
-        "print({'jsonschema', 'referencing', 'rouge_score', 'nltk', 'numpy'} & set(sys.modules))"
+        "print({'jsonschema_rs', 'regex', 'rouge_score', 'nltk', 'numpy'} & set(sys.modules))"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "set()"
