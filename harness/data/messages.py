@@ -160,15 +160,26 @@ def _text_of(part: object, where: str) -> str:
 
 def _refuse_unnamed_results(messages: Sequence[Message], source: str) -> None:
     """A result may leave out whose result it is only where the calls have no ids."""
-    named = False
+    named = legacy = False
     for position, message in enumerate(messages):
         if message["role"] == "assistant":
             named = any(call.get("id") for call in message.get("tool_calls") or ())
+            legacy = _calls_legacy(message)
         elif message["role"] == "tool" and named and message.get("tool_call_id") is None:
             raise HarnessError(
                 f"{source}: messages[{position}] does not say whose result it is; "
                 "add tool_call_id, the id of the call"
             )
+        elif message["role"] == "function" and not legacy:
+            raise HarnessError(
+                f"{source}: messages[{position}] is the result of a function_call, and none stands "
+                "before it; use the role tool with tool_calls"
+            )
+
+
+def _calls_legacy(message: Message) -> bool:
+    """Whether `message` calls a function as the protocol once had it, and in no other way."""
+    return isinstance(message.get("function_call"), Mapping) and not message.get("tool_calls")
 
 
 def quoted(value: object) -> str:
@@ -190,23 +201,24 @@ def as_protocol(messages: Iterable[Message]) -> tuple[Message, ...]:
     found: list[Message] = []
     legacy = ""
     for position, message in enumerate(messages):
-        if isinstance(message.get("function_call"), Mapping):
-            legacy = f"call_{position}"
+        if message.get("role") == "assistant":
+            legacy = f"call_{position}" if _calls_legacy(message) else ""
         found.append(_modern(message, legacy))
     return tuple(found)
 
 
 def _modern(message: Message, legacy: str) -> Message:
-    """Return one message; `legacy` is the id of the last legacy call, this message's included."""
+    """Return one message; `legacy` is the id of the legacy call that it makes or answers."""
     kept = {key: v for key, v in message.items() if v is not None or key == "content"}
     function = kept.pop("function_call", None)
-    if isinstance(function, Mapping) and not kept.get("tool_calls"):
+    if legacy and kept["role"] == "assistant":
         kept["tool_calls"] = [{"id": legacy, "type": "function", "function": function}]
     if isinstance(kept.get("tool_calls"), list):
         kept["tool_calls"] = [_call(call) for call in kept["tool_calls"]]
-    if kept.get("role") == "function":
+    if legacy and kept["role"] == "function":
         del kept["name"]
-        kept |= {"role": "tool", "tool_call_id": legacy}
+    if legacy and kept["role"] in RESULTS:
+        kept = {"tool_call_id": legacy, **kept, "role": "tool"}
     if kept.get("content") is None and kept.get("role") in ("assistant", "tool"):
         kept["content"] = "" if kept["role"] == "tool" else None
     return kept
