@@ -27,6 +27,7 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/local.py
 	$(BIN)/python benchmarks/judge.py
 	$(BIN)/python benchmarks/serve.py
+	$(BIN)/python benchmarks/fuzz_lines.py
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .

@@ -196,10 +196,10 @@ class PriceSettings(_Table):
     `cached` are those of the prompt, `training` those that it is trained on, in every epoch.
     """
 
-    input: Annotated[float, Field(ge=0, allow_inf_nan=False)]
-    output: Annotated[float, Field(ge=0, allow_inf_nan=False)]
-    cached: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
-    training: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    input: Annotated[float, Field(ge=0, le=100_000)]
+    output: Annotated[float, Field(ge=0, le=100_000)]
+    cached: Annotated[float, Field(ge=0, le=100_000)] | None = None
+    training: Annotated[float, Field(ge=0, le=100_000)] | None = None
 
 
 def _listed(value: object) -> object:

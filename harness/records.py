@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 Message = Mapping[str, Any]
 """One chat message as the OpenAI protocol has it: `role`, and `content` unless it calls a tool."""
@@ -110,8 +110,17 @@ def strict_json(text: str) -> Any:
     return value
 
 
-def _is_finite(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+LARGEST = 10**12
+"""Of the tokens, seconds and dollars of one reply: sums of many stay exact and finite."""
+
+
+def is_count(value: object) -> TypeGuard[int]:
+    """Whether `value` can be a number of tokens: a whole one from 0 to `LARGEST`."""
+    return type(value) is int and 0 <= value <= LARGEST
+
+
+def _is_amount(value: object) -> bool:
+    return isinstance(value, int | float) and 0 <= value <= LARGEST
 
 
 def _refuse_constant(name: str) -> None:
@@ -362,10 +371,10 @@ class Reply:
         texts = (self.finish_reason, self.error, self.served_model)
         if not all(isinstance(text, str | None) for text in texts):
             raise TypeError("a reply's finish_reason, error and served_model are texts")
-        if not all(isinstance(count, int | None) for count in counts):
-            raise TypeError("a reply's token counts are whole numbers")
-        if not all(number is None or _is_finite(number) for number in numbers):
-            raise TypeError("a reply's latency_s, queue_s and cost_usd are finite numbers")
+        if not all(count is None or is_count(count) for count in counts):
+            raise TypeError("a reply's token counts are whole numbers from 0 to 1e12")
+        if not all(number is None or _is_amount(number) for number in numbers):
+            raise TypeError("a reply's latency_s, queue_s and cost_usd are numbers from 0 to 1e12")
         if not all(isinstance(call, Mapping) for call in self.tool_calls):
             raise TypeError("a reply's tool_calls are objects")
 

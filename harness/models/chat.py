@@ -14,6 +14,7 @@ from json import JSONDecodeError
 from queue import Empty, SimpleQueue
 from typing import Any
 
+from harness.data.messages import as_protocol
 from harness.models import endpoint
 from harness.models.completion import reply_of, unreadable
 from harness.models.endpoint import Endpoint
@@ -226,7 +227,7 @@ class _Table:
         sampling = request.model.sampling
         body: dict[str, Any] = {
             "model": request.model.target,
-            "messages": [dict(message) for message in request.messages],
+            "messages": as_protocol(request.messages),
             "temperature": sampling.temperature,
             "seed": sampling.seed + request.trial,
             self._limit: sampling.max_tokens,

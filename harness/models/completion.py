@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Any
 
 from harness.models.failures import CallFailed, Kind, error_failure, page_text
-from harness.records import Reply, broken_off, canonical_json
+from harness.records import Reply, broken_off, canonical_json, is_count
 
 _EVENT = re.compile(r"(?:data|event|id|retry)?:")
 _TEXTS = ("text", "output_text", None)
@@ -216,7 +216,7 @@ def _inner(table: object, name: str) -> object:
 
 def _count(table: object, name: str) -> int | None:
     value = _inner(table, name)
-    return value if type(value) is int else None
+    return value if is_count(value) else None
 
 
 def _text(value: object) -> str | None:

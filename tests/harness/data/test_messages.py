@@ -79,11 +79,14 @@ def test_a_message_of_the_protocol_is_kept_as_it_was_written(tmp_path, turn):
         {**RESULT, "content": ""},
         {**RESULT, "content": None},
         {"role": "tool", "tool_call_id": "t1"},
-        LEGACY_RESULT,
     ],
 )
 def test_a_result_may_say_nothing(tmp_path, result):
     assert read(tmp_path, ASK, CALLING, result, TELL).messages[2] == result
+
+
+def test_a_legacy_result_may_say_nothing(tmp_path):
+    read(tmp_path, ASK, LEGACY, {**LEGACY_RESULT, "content": None}, TELL)
 
 
 def test_a_result_needs_no_id_where_the_call_has_none(tmp_path):
@@ -177,6 +180,12 @@ def test_any_other_json_is_refused_with_its_line(tmp_path, load, turn, problem):
     assert len(sentence) < 300
 
 
+@pytest.mark.parametrize("before", [TELL, CALLING, {**CALLING, "function_call": FUNCTION}])
+def test_a_legacy_result_without_its_call_is_refused(tmp_path, before):
+    with pytest.raises(HarnessError, match=r"^x\.jsonl:1: messages\[2\] is the result of a func"):
+        read(tmp_path, ASK, before, LEGACY_RESULT, TELL)
+
+
 def test_a_result_that_does_not_say_whose_it_is_is_refused(tmp_path):
     nameless = {"role": "tool", "content": "9 C"}
     with pytest.raises(HarnessError, match=r"^x\.jsonl:1: messages\[2\] does not say whose"):
@@ -266,6 +275,11 @@ def test_keys_without_a_value_and_legacy_calls_are_sent_as_today():
         {"role": "assistant", "content": None, "tool_calls": [call]},
         {"role": "tool", "tool_call_id": "call_1", "content": "9 C"},
     )
+
+
+def test_a_result_of_a_legacy_call_may_be_one_of_a_tool():
+    sent = as_protocol([ASK, LEGACY, {"role": "tool", "content": "9 C"}])
+    assert sent[2] == {"role": "tool", "tool_call_id": "call_1", "content": "9 C"}
 
 
 def test_a_result_without_content_is_sent_empty():

@@ -464,6 +464,22 @@ def test_the_fields_of_the_table_and_the_tools_of_the_case_go_into_the_request(
     assert server.seen[-1]["tools"] == [{"type": "other"}]
 
 
+def test_calls_in_a_conversation_are_sent_as_the_protocol_has_them(
+    server: Server, replies: Replies
+) -> None:
+    call = {"id": "t1", "type": "function", "function": {"name": "f", "arguments": {"a": 1}}}
+    calling = {"role": "assistant", "tool_calls": [call], "refusal": None}
+    result = {"role": "tool", "tool_call_id": "t1", "content": None}
+    request = replies.plan(spec_of(server), [{"role": "user", "content": "x"}, calling, result])
+    assert calling in request.messages, "the cache keeps the key of what the row says"
+    assert replies.gather([request])[request.key].error is None
+    sent = {**call, "function": {"name": "f", "arguments": '{"a":1}'}}
+    assert server.seen[0]["messages"][-2:] == [
+        {"role": "assistant", "content": None, "tool_calls": [sent]},
+        {**result, "content": ""},
+    ]
+
+
 def test_a_refusal_of_the_model_is_a_reply_and_no_error(server: Server, replies: Replies) -> None:
     server.answer = lambda text, tries: (200, completion(text, content=None, refusal="I will not"))
     (reply,) = ask(replies, spec_of(server), "a")
