@@ -284,7 +284,9 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
     with evaluation.scoring():
         yield
     if evaluation.mistake:
-        pytest.skip(evaluation.mistake)
+        from harness.text import line
+
+        pytest.skip(line(evaluation.mistake))
     return True
 
 

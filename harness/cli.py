@@ -12,6 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from harness.records import EvidenceError, HarnessError
+from harness.text import line
 
 if TYPE_CHECKING:
     from harness.preparation import Plan
@@ -86,14 +87,14 @@ def train(
             f"pyproject.toml: tool.harness.candidates: no recipe {name!r}; there: {known}"
         )
     if name in plan.hosted:
-        made = train_one(plan, name, Consent(max_cost, yes), progress.task, typer.echo)
+        made = train_one(plan, name, Consent(max_cost, yes), progress.task, _say)
     else:
         with progress.task(f"training {name}") as update:
             made = trainers.train(
                 plan.recipes[name], plan.home, prompting.shown(update), plan.settings.key_variables
             )
     how = "was trained already" if made.cached else f"trained in {made.seconds:.0f} s"
-    typer.echo(f"{name} {how}: {shown_path(made.path, plan.root)}")
+    _say(f"{name} {how}: {shown_path(made.path, plan.root)}")
 
 
 def _plan() -> Plan:
@@ -115,7 +116,7 @@ def jobs(context: typer.Context) -> None:
     from harness import jobs as hosted
 
     for told in hosted.overview(_plan()):
-        typer.echo(told)
+        _say(told)
 
 
 @jobs_app.command("follow")
@@ -124,7 +125,7 @@ def follow(name: Hosted) -> None:
     from harness import jobs as hosted
 
     for told in hosted.follow(_plan(), name, typer.echo):
-        typer.echo(told)
+        _say(told)
 
 
 @jobs_app.command("cancel")
@@ -132,7 +133,7 @@ def cancel(name: Hosted) -> None:
     """End the job of a candidate at its service."""
     from harness import jobs as hosted
 
-    typer.echo(hosted.cancel(_plan(), name))
+    _say(hosted.cancel(_plan(), name))
 
 
 Doubtful = Annotated[
@@ -148,7 +149,7 @@ def adopt(
     """Take over a job that the service made without saying so."""
     from harness import jobs as hosted
 
-    typer.echo(hosted.adopt(_plan(), job, name))
+    _say(hosted.adopt(_plan(), job, name))
 
 
 @jobs_app.command("forget")
@@ -156,7 +157,7 @@ def forget(name: Doubtful = "") -> None:
     """Say that a service made no job, so that the next run asks for one."""
     from harness import jobs as hosted
 
-    typer.echo(hosted.forget(_plan(), name))
+    _say(hosted.forget(_plan(), name))
 
 
 @app.command()
@@ -184,11 +185,11 @@ def record(
     if training:
         rows = recorder.training(Path.cwd() / cases, root, made)
         recording.replace_file(training, rows.content)
-        typer.echo(f"{training}: {rows.about}")
+        _say(f"{training}: {rows.about}")
 
 
 def _say_recorded(made: Recording, path: Path) -> None:
-    typer.echo(f"{path}: {len(made.replies)} replies of {made.about}")
+    _say(f"{path}: {len(made.replies)} replies of {made.about}")
 
 
 def _refuse_loss(cases: Path | None, written: list[Path], *, force: bool) -> None:
@@ -256,7 +257,7 @@ def promote(
     with _store() as store:
         found = history.find_run(store, run)
         history.promote(store, found, candidate, force=force)
-    typer.echo(f"{candidate} of the run {found} is the champion")
+    _say(f"{candidate} of the run {found} is the champion")
 
 
 @runs_app.callback(invoke_without_command=True)
@@ -323,7 +324,7 @@ def prune(
             raise HarnessError(
                 f"the cache holds no replies of {model!r}; there: {', '.join(known) or 'none'}"
             )
-        typer.echo(f"deleted {store.prune(before, model or None):,} replies")
+        _say(f"deleted {store.prune(before, model or None):,} replies")
 
 
 @cache_app.command("explain")
@@ -334,7 +335,6 @@ def explain(
     from rich.text import Text
 
     from harness.calls import history_of
-    from harness.report.text import line
 
     with _store() as store:
         calls = store.calls()
@@ -370,7 +370,7 @@ def review_page(
 
             serve_page(store, reading.run, reading.pairs, reading.rater, typer.echo)
         else:
-            typer.echo(desk.written(reading, out, root / load(root).reports))
+            _say(str(desk.written(reading, out, root / load(root).reports)))
 
 
 @review_app.command("result")
@@ -389,7 +389,7 @@ def review_result(
 
     with _store() as store:
         for path in votes or ():
-            typer.echo(desk.imported(store, path, replace=replace))
+            _say(desk.imported(store, path, replace=replace))
         found = find_run(store, run, answered=True)
         _print(*tables.lines(found, desk.results(store, found)))
 
@@ -431,6 +431,10 @@ def _store() -> Iterator[Store]:
         yield store
 
 
+def _say(sentence: str) -> None:
+    typer.echo(line(sentence))
+
+
 def _print(*parts: object) -> None:
     from rich.console import Console
 
@@ -465,7 +469,5 @@ def main() -> None:
 
 
 def _fail(problem: Exception, status: int) -> NoReturn:
-    from harness.report.text import line
-
     typer.echo(f"ERROR: {line(str(problem))}", err=True)  # it may quote a server or a file
     sys.exit(status)

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol, TextIO
 
+from harness.text import line
+
 INTERVAL_S = 5.0
 
 
@@ -21,7 +23,7 @@ class Update(Protocol):
 def say(sentence: str) -> None:
     """Write a sentence to standard error, in the middle of whatever goes on."""
     stream = sys.__stderr__ or sys.stderr
-    stream.write(f"[harness] {' '.join(sentence.split())}\n")
+    stream.write(f"[harness] {line(sentence)}\n")
     stream.flush()
 
 
@@ -51,18 +53,18 @@ def _live(title: str, stream: TextIO) -> Iterator[Update]:
     )
     started = time.monotonic()
     with Progress(*columns, console=Console(file=stream), transient=True) as bar:
-        shown = bar.add_task(title, total=None, detail="", rate="")
+        shown = bar.add_task(line(title), total=None, detail="", rate="")
 
         def update(done: int, total: int, detail: str = "") -> None:
             rate, _ = _pace(done, total, time.monotonic() - started)
-            bar.update(shown, completed=done, total=total, detail=detail, rate=rate)
+            bar.update(shown, completed=done, total=total, detail=line(detail), rate=rate)
 
         yield update
 
 
 @contextmanager
 def _lines(title: str, stream: TextIO) -> Iterator[Update]:
-    line = _line_writer(title, stream)
+    write = _line_writer(title, stream)
     started = time.monotonic()
     state = (0, 0, "")
     over = threading.Event()
@@ -77,7 +79,7 @@ def _lines(title: str, stream: TextIO) -> Iterator[Update]:
             done, total, detail = state
             seconds = time.monotonic() - started
             rate, left = _pace(done, total, seconds)
-            line(f"{done}/{total} {rate} {left} {detail}" if total else f"{seconds:.0f} s so far")
+            write(f"{done}/{total} {rate} {left} {detail}" if total else f"{seconds:.0f} s so far")
 
     teller = threading.Thread(target=tell, name="harness-progress", daemon=True)
     teller.start()
@@ -86,7 +88,7 @@ def _lines(title: str, stream: TextIO) -> Iterator[Update]:
     finally:
         over.set()
         teller.join()
-    line(f"{state[0]}/{state[1]} {state[2]} in {time.monotonic() - started:.1f} s")
+    write(f"{state[0]}/{state[1]} {state[2]} in {time.monotonic() - started:.1f} s")
 
 
 def _pace(done: int, total: int, seconds: float) -> tuple[str, str]:
@@ -98,8 +100,8 @@ def _pace(done: int, total: int, seconds: float) -> tuple[str, str]:
 
 
 def _line_writer(title: str, stream: TextIO) -> Callable[[str], None]:
-    def line(text: str) -> None:
-        stream.write(f"[harness] {title}: {' '.join(text.split())}\n")
+    def write(text: str) -> None:
+        stream.write(f"[harness] {line(f'{title}: {text}')}\n")
         stream.flush()
 
-    return line
+    return write

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from harness import outcome, progress, wording
+from harness import outcome, progress, text, wording
 from harness.arms import PlannedArm, candidate_named, planned_arms, with_itself
 from harness.config import PYPROJECT, Settings, load, project_at_or_above, project_root
 from harness.data.jsonl import shown_path
@@ -256,9 +256,9 @@ class Session:
 
         reporter = self.config.pluginmanager.get_plugin("terminalreporter")
         with _as_usage_error():
-            for line in lines(self.plan(items), self._foreseen(items)):
+            for told in lines(self.plan(items), self._foreseen(items)):
                 if reporter:
-                    reporter.write_line(line)
+                    reporter.write_line(text.line(told))
 
     def _foreseen(self, items: Sequence[pytest.Item]) -> list[tuple[CaseItem, list[str]]]:
         """Return the items with the judge checks that their functions hold."""
@@ -318,7 +318,7 @@ class Session:
         reply = self._reply(found)
         item.stash[EVALUATION] = _evaluation(item, found, reply)
         if reply.error:
-            pytest.skip(f"no reply: {reply.error}")
+            pytest.skip(text.line(f"no reply: {reply.error}"))
         return item.stash[EVALUATION]
 
     def _reply(self, found: CaseItem) -> Reply:
@@ -348,7 +348,7 @@ class Session:
         def ask(messages: Sequence[Message]) -> Reply:
             reply = preparation.ask(found, messages)
             if reply.error:
-                pytest.skip(f"no reply: {reply.error}")
+                pytest.skip(text.line(f"no reply: {reply.error}"))
             return reply
 
         return Talker(found.arm, ask)
@@ -486,7 +486,7 @@ class Session:
         """Return the lines for the end of the run, for a terminal of `width` columns."""
         from harness.report import terminal
 
-        lines = [f"ERROR: {mistake}" for mistake in self.mistakes]
+        lines = [f"ERROR: {text.line(mistake)}" for mistake in self.mistakes]
         if self.run is None:
             return lines
         return [*lines, *terminal.lines(self.run, width, self.page)]
@@ -639,11 +639,11 @@ def report_gate(config: pytest.Config, name: str, verdict: Verdict) -> None:
         if bad == "setup" and when == "call":
             continue
         report = pytest.TestReport(
-            nodeid=f"gates::{name}",
-            location=("gates", None, name),
+            nodeid=f"gates::{text.line(name)}",
+            location=("gates", None, text.line(name)),
             keywords={},
             outcome="failed" if when == bad else "passed",
-            longrepr=verdict.reason if when == bad else None,
+            longrepr=text.line(verdict.reason) if when == bad else None,
             when=when,
         )
         _tell(config, report)
@@ -696,7 +696,7 @@ def _as_usage_error(*also: type[Exception]) -> Iterator[None]:
     try:
         yield
     except mistakes as problem:
-        raise pytest.UsageError(str(problem)) from None
+        raise pytest.UsageError(text.line(str(problem))) from None
 
 
 def _narrowed(config: pytest.Config) -> bool:

@@ -13,7 +13,7 @@ from harness.models.failures import CallFailed, Kind, failure_of
 from harness.models.lane import Tries
 from harness.models.secrecy import LOGGERS, LogMask
 from harness.records import ModelSpec
-from harness.report.text import line
+from harness.text import line
 
 if TYPE_CHECKING:
     from openai import OpenAI

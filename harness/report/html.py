@@ -31,6 +31,7 @@ from harness.records import (
 from harness.report import plots, results, summary, text
 from harness.report.plots import Curve, Whisker
 from harness.report.summary import Change, Figure
+from harness.text import visible
 
 _HERE = Path(__file__).parent
 _OPEN_CASES = 3
@@ -86,7 +87,7 @@ def environment(folder: Path) -> Any:
 
 def _shown(value: object) -> object:
     """Make hostile characters visible in everything that a template prints."""
-    return text.visible(value) if type(value) is str else value
+    return visible(value) if type(value) is str else value
 
 
 @dataclass(frozen=True, slots=True)

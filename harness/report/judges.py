@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from harness.records import Calibration
 from harness.report.runs import add_row, new_table
-from harness.report.text import NOTHING, interval, line, number, plural, signed
+from harness.report.text import NOTHING, interval, number, plural, signed
+from harness.text import line
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -10,7 +10,6 @@ from harness.report import summary
 from harness.report.text import (
     NOTHING,
     dollars,
-    line,
     number,
     p_value,
     plural,
@@ -19,13 +18,24 @@ from harness.report.text import (
     short,
     whole,
 )
+from harness.text import line
 
 _NAMED_CASES = 20
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/ =-]*")
 _ACTIVE = re.compile(
-    r"[\\`*{}\[\]<>#!|~@&]|:(?=\S)|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|(?<=www)\.|^[-+=]|(?<=^\d)[.)]",
+    r"[\\`*{}\[\]<>#!|~@&$]|:(?=\S)|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|(?<=www)\.|^[-+=]|^\d{1,9}[.)]",
     re.IGNORECASE,
 )
+_UNLINKED = "\u200b"
+_REFERENCE = re.compile(
+    r"@|[#!~%$&^](?=[\w\"])|:(?=\S)|www(?=\.)|\bGHSA-|(?<=[a-z])-(?=\d)|[0-9a-f]{6}(?=[0-9a-f])",
+    re.IGNORECASE,
+)
+"""Where a mention, an issue, an advisory, a commit, an address or an emoji would begin.
+
+Services look for them in what is shown, when character references are resolved, and not in code.
+"""
+
 _SIGNS = {
     Decision.PASS: "✅",
     Decision.FAIL: "❌",
@@ -53,11 +63,16 @@ def page(run: Run) -> str:
 
 
 def escape(text: str) -> str:
-    """Return `text` as one line of Markdown that reads as itself.
+    """Return `text` as one line of Markdown that reads as itself and links to nothing.
 
-    Character references cannot open or close anything in Markdown (CommonMark 6.2).
+    Zero-width spaces keep services from finding mentions and references in it; character references
+    cannot open or close anything in Markdown (CommonMark 6.2).
     """
-    return _ACTIVE.sub(lambda match: f"&#{ord(match[0])};", line(text))
+    return _inactive(_REFERENCE.sub(lambda match: match[0] + _UNLINKED, line(text)))
+
+
+def _inactive(text: str) -> str:
+    return _ACTIVE.sub(lambda match: f"{match[0][:-1]}&#{ord(match[0][-1])};", text)
 
 
 def code(text: str) -> str:
@@ -65,7 +80,7 @@ def code(text: str) -> str:
     text = line(text)
     if _PLAIN.fullmatch(text):
         return f"`{text.strip()}`"
-    return f"<code>{escape(text)}</code>"
+    return f"<code>{_inactive(text)}</code>"
 
 
 def _listed(title: str, items: Iterable[str]) -> str:

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from harness.report.text import NOTHING, interval, line, number, short, signed
+from harness.report.text import NOTHING, interval, number, short, signed
+from harness.text import line
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from harness.report.text import line
+from harness.text import line
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from harness.records import Comparison, Decision, Run, Status, Verdict
 from harness.report import summary
-from harness.report.text import interval, line, number, plural, short, signed
+from harness.report.text import interval, number, plural, short, signed
+from harness.text import line, visible
 
 _NAMED_CASES = 5
 _NARROWEST = 20
@@ -29,7 +30,7 @@ def lines(run: Run, width: int, report: str | None = None) -> list[str]:
     made += _wrapped(summary.ranks(run), width)
     made += _wrapped(summary.judge_lines(run), width)
     made += _wrapped(run.notes, width)
-    return [*made, f"report: {report}"] if report else made
+    return [*made, f"report: {visible(str(report))}"] if report else made
 
 
 def _why(run: Run) -> Sequence[str]:
@@ -62,7 +63,7 @@ def _cells(verdict: Verdict) -> tuple[str, ...]:
         verdict.verdict,
         signed(difference) if difference is not None else "",
         interval(compared.interval),
-        str(verdict.rule),
+        line(str(verdict.rule)),
     )
 
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from harness.agreement import Estimate
 from harness.records import Vote
 from harness.report.runs import add_row, new_table
-from harness.report.text import NOTHING, interval, line, number, plural, short, signed
+from harness.report.text import NOTHING, interval, number, plural, short, signed
 from harness.review.desk import Result
+from harness.text import line
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

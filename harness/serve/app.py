@@ -23,6 +23,7 @@ from harness.serve.jobs import QUEUED, VALIDATING, JobRequest, Jobs, Worker, new
 from harness.serve.state import State
 from harness.serve.training import Training, base_of, model_of
 from harness.serve.wire import ProtocolError, Wire, body_of, now, paged
+from harness.text import line
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -73,7 +74,7 @@ def _listening(host: str, port: int) -> socket.socket:
 
 def _say(host: str, port: int, bases: Sequence[Served]) -> None:
     shown = f"[{host}]" if ":" in host else host
-    names = ", ".join(f"{one.name} ({one.spec.spec})" for one in bases)
+    names = line(", ".join(f"{one.name} ({one.spec.spec})" for one in bases))
     sys.stdout.write(f"serving {names}\nOPENAI_BASE_URL=http://{shown}:{port}/v1\n")
     sys.stdout.flush()
 

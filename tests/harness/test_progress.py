@@ -46,6 +46,15 @@ def test_without_a_terminal_a_line_tells_the_rate_and_the_time_left(clock: list[
     assert stream.getvalue().splitlines()[-1] == "[harness] asking: 100/100 $1 in 10.0 s"
 
 
+@pytest.mark.parametrize("stream", [io.StringIO(), Terminal()], ids=["file", "terminal"])
+def test_titles_and_details_cannot_control_a_terminal(stream: io.StringIO) -> None:
+    with progress.task("asking \x1b]0;title\x07\u202e", stream) as update:
+        update(1, 2, "of \x9b2Jmodel")
+    assert "asking" in stream.getvalue()
+    for sequence in ("\x1b]0", "\x07", "\x9b", "\u202e"):
+        assert sequence not in stream.getvalue()
+
+
 @pytest.mark.usefixtures("often")
 def test_a_line_comes_also_while_nothing_arrives(clock: list[float]) -> None:
     stream = io.StringIO()
