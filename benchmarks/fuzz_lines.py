@@ -23,6 +23,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import fuzz_project
+
 from harness import prices, recording
 from harness.calls import call_of, outline, prompt, request_key
 from harness.cases import load_cases
@@ -101,7 +103,20 @@ REPLIES: tuple[Row, ...] = tuple(
 DEEP = "@deep@"
 _VALUES: tuple[object, ...] = (
     *(None, True, False, 0, 1, -1, 2, 1.5, -0.0, 1e308, 10**300, 10**400, float("nan")),
-    *("", " ", "x", "0", "{}", "[]", "null", "{", '{"a": 1, "a": 2}', "NaN", "9" * 400),
+    *(
+        "",
+        " ",
+        "x",
+        "0",
+        "{}",
+        "[]",
+        "null",
+        "{",
+        '{"a": 1, "a": 2}',
+        "NaN",
+        "9" * 400,
+        "[" * 9_000,
+    ),
     *("user", "assistant", "tool", "function", "developer", "system", "text", "content_filter"),
     *(
         "\x00",
@@ -403,7 +418,11 @@ def main() -> int:
     for kind, tally in tallies.items():
         for problem in tally.problems[:10]:
             print(f"MISSED: {kind}: {problem}")
-    return 1 if any(tally.problems for tally in tallies.values()) else 0
+    project = list(fuzz_project.broken(tallies["cases"].accepted))
+    print(f"whole commands on accepted lines: wrong {len(project)}")
+    for problem in project:
+        print(f"MISSED: {problem}")
+    return 1 if project or any(tally.problems for tally in tallies.values()) else 0
 
 
 if __name__ == "__main__":

@@ -190,4 +190,4 @@ def conversation(messages: Sequence[Message]) -> str:
 
 def _said(turn: Message) -> str:
     calls = as_protocol([turn])[0].get("tool_calls") or ()
-    return with_calls(content_of(turn), calls).lstrip("\n") if calls else content_of(turn)
+    return with_calls(content_of(turn), calls)

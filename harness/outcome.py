@@ -10,7 +10,7 @@ from statistics import fmean
 
 from harness.evaluation import ItemResult
 from harness.evidence import Scores, assertion_metric
-from harness.records import CaseResult, LabelTable, Score, Status
+from harness.records import CaseResult, LabelTable, Score, Status, with_calls
 
 
 def status_of(baseline: Score, candidate: Score) -> Status | None:
@@ -113,7 +113,11 @@ def _case_result(
             arm: {m: text for m, s in found.items() if (text := s.unscored or s.explanation)}
             for arm, found in by_arm.items()
         },
-        replies={result.arm: result.reply.said for result in reversed(group) if not result.error},
+        replies={
+            result.arm: with_calls(result.reply.text, result.reply.tool_calls)
+            for result in reversed(group)
+            if not result.error
+        },
         status={
             arm: {
                 metric: status

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from harness.checks import structured, text
+from harness.checks import structured, text, tools
 from harness.progress import Update
 from harness.records import Case, Message, Reply, canonical_json
 
@@ -24,14 +24,18 @@ def text_of(messages: Sequence[Message]) -> str:
 def reference_score(case: Case, reply: Reply) -> float:
     """Return in [0, 1] how near a reply is to the case's expected answer.
 
-    A JSON object is scored field by field (a reply that is no JSON earns nothing), other text by
-    ROUGE-L on the words of every script; equal texts score 1.
+    Calls of tools are right or wrong. A JSON object is scored field by field (a reply that is no
+    JSON earns nothing), other text by ROUGE-L on the words of every script; equal texts score 1.
     """
-    if case.expected is None or reply.error or reply.failure:
+    if reply.error or reply.failure:
+        return 0.0
+    if case.expected_tool_calls:
+        return float(tools.tool_call(case, reply)[0].value or 0)
+    if case.expected is None:
         return 0.0
     try:
         is_object = isinstance(json.loads(case.expected), dict)
-    except ValueError:
+    except (ValueError, RecursionError):
         is_object = False
     if is_object:
         return structured.field_accuracy(case.expected, reply.text)

@@ -171,8 +171,8 @@ def content_of(message: Message) -> str:
 
 
 def with_calls(text: str, calls: Iterable[object]) -> str:
-    """Return for people and judges what a message says: its text, then a line for each call."""
-    return "\n".join([text, *map(canonical_json, calls)])
+    """Return what a message says for people: its text, if any, then a line for each call."""
+    return "\n".join([*filter(None, [text]), *map(canonical_json, calls)])
 
 
 _PLAIN_SLUG = re.compile(r"[A-Za-z0-9._-]{1,60}")
@@ -210,7 +210,7 @@ class Case:
         """The expected answer as people and judges see it: its text and its calls of tools."""
         if not self.expected_tool_calls:
             return self.expected
-        return with_calls(self.expected or "", self.expected_tool_calls).lstrip("\n")
+        return with_calls(self.expected or "", self.expected_tool_calls)
 
     @property
     def digest(self) -> str:
@@ -380,8 +380,8 @@ class Reply:
 
     @property
     def said(self) -> str:
-        """What people and judges are shown: the text, and a line for each call of a tool."""
-        return with_calls(self.text, self.tool_calls)
+        """What judges and raters are shown: the text, then a line for each call of a tool."""
+        return "\n".join([self.text, *map(canonical_json, self.tool_calls)])
 
     @property
     def broken_off(self) -> bool:

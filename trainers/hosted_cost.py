@@ -7,7 +7,7 @@ their characters); else from the characters, which is within 20 % for English te
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -157,9 +157,7 @@ def _count(recipe: HostedRecipe, service: Service, one: _Conversation) -> int:
     body: dict[str, Any] = {
         "model": recipe.base.target,
         "input": [_item(message) for message in messages],
-        **(
-            {"tools": [{"type": "function", **tool["function"]} for tool in tools]} if tools else {}
-        ),
+        **({"tools": [_tool(tool) for tool in tools]} if tools else {}),
     }
 
     def count(client: OpenAI) -> int:
@@ -169,6 +167,11 @@ def _count(recipe: HostedRecipe, service: Service, one: _Conversation) -> int:
         return tokens
 
     return service.ask(count, COUNTING_S)
+
+
+def _tool(tool: Mapping[str, Any]) -> dict[str, Any]:
+    function = tool.get("function")
+    return {"type": "function", **function} if isinstance(function, Mapping) else dict(tool)
 
 
 def _item(message: Message) -> dict[str, Any]:

@@ -53,9 +53,10 @@ class Example:
     @property
     def conversations(self) -> Iterator[tuple[Message, ...]]:
         """Yield what a training on this example reads: one conversation for each answer."""
-        yield self.row.messages
+        messages = as_protocol(self.row.messages)
+        yield messages
         if self.rejected is not None:
-            yield (*self.row.messages[:-1], self.rejected)
+            yield (*messages[:-1], *as_protocol([self.rejected]))
 
 
 @dataclass(frozen=True)

@@ -211,13 +211,13 @@ def _modern(message: Message, legacy: str) -> Message:
     """Return one message; `legacy` is the id of the legacy call that it makes or answers."""
     kept = {key: v for key, v in message.items() if v is not None or key == "content"}
     function = kept.pop("function_call", None)
-    if legacy and kept["role"] == "assistant":
+    if legacy and kept.get("role") == "assistant":
         kept["tool_calls"] = [{"id": legacy, "type": "function", "function": function}]
     if isinstance(kept.get("tool_calls"), list):
         kept["tool_calls"] = [_call(call) for call in kept["tool_calls"]]
-    if legacy and kept["role"] == "function":
+    if legacy and kept.get("role") == "function":
         del kept["name"]
-    if legacy and kept["role"] in RESULTS:
+    if legacy and kept.get("role") in RESULTS:
         kept = {"tool_call_id": legacy, **kept, "role": "tool"}
     if kept.get("content") is None and kept.get("role") in ("assistant", "tool"):
         kept["content"] = "" if kept["role"] == "tool" else None

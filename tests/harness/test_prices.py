@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.config import parse
-from harness.prices import Price, Prices, cost_of, most
-from harness.records import HarnessError, ModelSpec, Reply, Request
+from harness.prices import Price, Prices, cost_of, most, prompt_tokens
+from harness.records import Case, HarnessError, ModelSpec, Reply, Request
 
 SPEC = ModelSpec("base", "openai", "gpt-4o-mini")
 OPENAI = {"base_url": "https://api.openai.com/v1"}
@@ -59,6 +59,21 @@ def test_a_dated_price_of_its_own_comes_first() -> None:
     assert found == Price(5.0, 15.0)
 
 
+def test_calls_and_tools_are_part_of_a_prompt() -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "x" * 300}}
+    calling = {"role": "assistant", "tool_calls": [call]}
+    tool = {"type": "function", "function": {"name": "f", "description": "y" * 300}}
+    case = Case("s", "c", ({"role": "user", "content": "z" * 300},), tools=(tool,))
+    for messages, known, least in (
+        (case.messages, None, 100),
+        (case.messages, case, 200),
+        ((*case.messages, calling), case, 300),
+        ((*case.messages, {"role": "tool", "tool_call_id": "1"}), None, 100),
+    ):
+        tokens = prompt_tokens(Request("k", SPEC, messages, 0, case=known))
+        assert least <= tokens < least + 60
+
+
 def test_a_fine_tuned_model_has_the_price_of_its_base_when_tuned() -> None:
     spec = replace(SPEC, target="ft:gpt-4o-mini-2024-07-18:acme::abc:1")
     assert Prices().of(spec, OPENAI) == Price(0.3, 1.2, 0.15)
@@ -94,6 +109,7 @@ def test_the_table_says_from_when_it_is() -> None:
         ({"gpt-4o": {"input": 1, "output": 1}}, "provider:name"),
         ({"openai:x": {"input": -1, "output": 1}}, "openai:x.input"),
         ({"openai:x": {"input": float("nan"), "output": 1}}, "openai:x.input"),
+        ({"openai:x": {"input": 1e300, "output": 1}}, "openai:x.input"),
         ({"openai:x": {"input": 1}}, "openai:x.output"),
         ({"openai:x": {"input": 1, "output": 1, "per": 1000}}, "openai:x.per"),
     ],

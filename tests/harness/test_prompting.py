@@ -24,6 +24,20 @@ def test_a_right_reply_scores_1_in_every_script(expected: str, same: str, other:
     assert reference_score(case, Reply(other)) == 0
 
 
+def test_a_reply_that_makes_the_expected_call_scores_1() -> None:
+    call = {"type": "function", "function": {"name": "find", "arguments": {"order": 7}}}
+    asked = ({"role": "user", "content": "?"},)
+    case = Case("s", "c", asked, "Let me look.", expected_tool_calls=(call,))
+    same = {**call, "id": "x", "function": {"name": "find", "arguments": '{ "order": 7 }'}}
+    assert reference_score(case, Reply(tool_calls=(same,))) == 1
+    assert reference_score(case, Reply("Let me look.")) == 0
+
+
+def test_a_reference_that_is_nested_too_deeply_is_a_text() -> None:
+    case = Case("s", "c", ({"role": "user", "content": "?"},), "[" * 100_000)
+    assert reference_score(case, Reply("yes")) == 0
+
+
 def test_the_note_says_what_was_chosen_and_why() -> None:
     means = {0: 0.2, 3: 0.8, 1: 0.8}
     assert best(means) == 1
