@@ -20,7 +20,7 @@ import urllib.request
 import zlib
 from base64 import b64encode
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from types import TracebackType
 from typing import Any
 from urllib.parse import quote
@@ -36,7 +36,8 @@ class Behaviour:
     told when to come again: in whole seconds where `whole_seconds`. `pause_s` is what the 429s by
     `refused` ask to wait. With `echo` every answer is a 401 that repeats what was sent. About one
     text in `wrong_every` is answered "no" instead of "yes". Where a judge is asked which answer is
-    better, it is the first in every other call.
+    better, it is the first in every other call. Requests for a model of `refuses` that hold one of
+    its fields are told that there is no such parameter.
     """
 
     latency_s: float = 0.0
@@ -53,6 +54,7 @@ class Behaviour:
     echo: bool = False
     wrong_every: int = 0
     seed: int = 0
+    refuses: dict[str, list[str]] = field(default_factory=dict)
 
 
 class Loopback:
@@ -196,7 +198,10 @@ class _Connection(asyncio.Protocol):
         server.asked[text] += 1
         server.first = server.first or now
         wait, fate = server.wait_for_token(now), server.fate()
-        if wait:
+        refused = [name for name in server.behaviour.refuses.get(body["model"], ()) if name in body]
+        if refused:
+            self._send(400, _unsupported(refused[0]))
+        elif wait:
             whole = server.behaviour.whole_seconds
             self._refuse(f"{-int(-wait // 1)}" if whole else f"{wait:.6f}")
         elif fate == "refused":
@@ -266,6 +271,11 @@ def _completion(text: str, body: dict[str, Any], behaviour: Behaviour) -> dict[s
 
 def _error(message: str) -> dict[str, Any]:
     return {"error": {"message": message, "type": "x", "code": None, "param": None}}
+
+
+def _unsupported(name: str) -> dict[str, Any]:
+    said = f"Unsupported parameter: '{name}' is not supported with this model."
+    return {"error": {"message": said, "param": name, "code": "unsupported_parameter"}}
 
 
 def _echo(path: str, headers: dict[str, str]) -> dict[str, Any]:

@@ -67,17 +67,18 @@ def _apart(spec: ModelSpec, key: str) -> str:
 def stored_key(models: Models, request: Request) -> str:
     """Return the key under which the reply of `request` is stored: of the call as it is sent.
 
-    It is the same whatever is read out of the reply.
+    It is the same whatever is read out of the reply. What the service was found to refuse since
+    the call was planned is not sent.
     """
-    if request.model.thinking != "keep":
-        return request.key
     spec, case = request.model, request.case
+    if spec.thinking != "keep" and not models.refused(spec):
+        return request.key
     identity = _identity(models, spec, case)
     return request_key(spec, identity, request.messages, request.trial, _tools(case))
 
 
 def _identity(models: Models, spec: ModelSpec, case: Case | None) -> Mapping[str, Any]:
-    identity = models.identity(spec)
+    identity = models.identity_as_sent(spec)
     if spec.recorded and case:
         return {**identity, "suite": case.suite, "case": case.digest}
     return identity

@@ -401,6 +401,7 @@ class Preparation:
 
     def _prepared(self) -> Prepared:
         usage, arms = self._replies.usage(self._asked), tuple(self._arms.values())
+        used = [arm for arm in arms if arm.name in usage]
         asked = sum(one.requests - one.cached for one in usage.values())
         trained = sum(not candidate.cached for candidate in self._candidates.values())
         return Prepared(
@@ -413,8 +414,12 @@ class Preparation:
                 *self._hosting.notes,
                 *filter(None, [self._store.rescued]),
                 *remarks.thinking_notes(arms, usage),
+                *remarks.refusal_notes({arm.name: arm.spec for arm in used}, self._models),
             ),
-            alarms=remarks.thinking_alarms(arms, usage),
+            alarms=(
+                *remarks.thinking_alarms(arms, usage),
+                *remarks.sampling_alarms(used, self._models),
+            ),
             errors=tuple(self._errors()),
             asked=asked + trained,
             spent_usd=self._replies.spent_usd,

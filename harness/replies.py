@@ -103,6 +103,11 @@ class Replies:
         self._price_of: dict[tuple[str, str], Price | None] = {}
 
     @property
+    def models(self) -> Models:
+        """The models that are asked."""
+        return self._models
+
+    @property
     def spent_usd(self) -> float:
         """What the run cost so far, as far as it is known."""
         return self._spent
@@ -124,6 +129,7 @@ class Replies:
 
     def missing(self, requests: Iterable[Request]) -> list[Request]:
         """Return the distinct `requests` that have to be asked; recordings never have to."""
+        self._refresh()
         live = (r for r in requests if not r.model.recorded and r.key not in self._known)
         distinct = {self._stored_as(request): request for request in live}
         stored = self._stored(distinct)
@@ -169,6 +175,7 @@ class Replies:
             EvidenceError: a trained artefact or the store is damaged.
 
         """
+        self._refresh()
         distinct = _distinct(requests)
         names = {key: self._stored_as(request) for key, request in distinct.items()}
         stored = {**self._stored(names.values()), **self._passed(names.values())}
@@ -206,6 +213,10 @@ class Replies:
 
     def _stored_as(self, request: Request) -> str:
         return stored_key(self._models, request)
+
+    def _refresh(self) -> None:
+        """Take over what other processes found services to refuse."""
+        self._models.refusals.load(self._store.refusals())
 
     def _stored(self, names: Iterable[str]) -> dict[str, Reply]:
         """Return what the store holds; what earlier versions took for a reply is none."""
@@ -252,6 +263,8 @@ class Replies:
 
     def _keep(self, waiting: Mapping[str, Request], answers: Mapping[str, Reply]) -> None:
         """Store what can be used again, and count what it cost."""
+        if news := self._models.refusals.news():
+            self._store.put_refusals(news)
         named = {self._stored_as(waiting[key]): (key, reply) for key, reply in answers.items()}
         good = {name: reply for name, (_, reply) in named.items() if _lasts(reply)}
         calls = {name: self._call(waiting[named[name][0]]) for name in good}

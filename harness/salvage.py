@@ -19,6 +19,8 @@ TABLES = {
     "calibrations": ("key", "value"),
 }
 """Table -> its columns, in the order in which they were made."""
+LATER_TABLES = {"refusals": ("place", "model", "value")}
+"""Those that stores of earlier versions lack until they are opened."""
 
 PIECES = 4096
 """Into how many ranges of rows a damaged table is cut at most, to read around the damage."""
@@ -47,7 +49,7 @@ def copy_readable(damaged: Path, into: sqlite3.Connection) -> dict[str, int]:
     source = sqlite3.connect(damaged, isolation_level=None)
     source.text_factory = bytes  # a damaged text need not be UTF-8
     try:
-        for table, columns in TABLES.items():
+        for table, columns in {**TABLES, **LATER_TABLES}.items():
             marks = ",".join("?" * len(columns))
             rows = filter(None, map(_decoded, _rows(source, table, columns, damaged)))
             into.executemany(f"INSERT OR IGNORE INTO {table} VALUES ({marks})", rows)

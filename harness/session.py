@@ -449,6 +449,7 @@ class Session:
         from harness.calibration import doubts
         from harness.judges import Judges, panel
         from harness.judging import Judged, Wave
+        from harness.remarks import refusal_notes
         from harness.store import Store
 
         self.close()  # the models have answered: their memory is free for a judge
@@ -462,6 +463,8 @@ class Session:
             with waiting_its_turn(self.root / self.settings.store):
                 found = wave.run()
             usage = replies.usage(judges.requests)
+            told = refusal_notes({r.model.name: r.model for r in judges.requests}, replies.models)
+            found = replace(found, notes=(*found.notes, *told))
         except (HarnessError, EvidenceError) as problem:
             found, usage = Judged(tuple(self.results), errors=(str(problem),)), {}
         finally:

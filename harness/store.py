@@ -63,6 +63,11 @@ _SCHEMA = (
     "CREATE TABLE calibrations (key TEXT PRIMARY KEY, value TEXT NOT NULL)",
     f"PRAGMA user_version = {SCHEMA_VERSION}",
 )
+# What services were found to refuse. Stores of earlier versions get it when they are opened.
+_REFUSALS = (
+    "CREATE TABLE IF NOT EXISTS refusals (place TEXT NOT NULL, model TEXT NOT NULL,"
+    " value TEXT NOT NULL, PRIMARY KEY (place, model))"
+)
 _UNUSABLE = tuple(
     f"SQLITE_{name}" for name in ("BUSY", "LOCKED", "READONLY", "FULL", "CANTOPEN", "PERM", "AUTH")
 )
@@ -187,6 +192,16 @@ class Store:
             ("DELETE FROM passing WHERE run <> ?", [(run,)]),
             ("INSERT OR REPLACE INTO passing VALUES (?, ?, ?)", rows),
         )
+
+    def refusals(self) -> dict[tuple[str, str], dict[str, Any]]:
+        """Return (service, model) -> what was found to be refused there, as JSON values."""
+        rows = self._rows("SELECT place, model, value FROM refusals")
+        return {(place, model): _table(value) for place, model, value in rows}
+
+    def put_refusals(self, refusals: Mapping[tuple[str, str], Mapping[str, Any]]) -> None:
+        """Store what services were found to refuse; see `refusals`."""
+        rows = [(*place, _json(dict(value))) for place, value in refusals.items()]
+        self._write(("INSERT OR REPLACE INTO refusals VALUES (?, ?, ?)", rows))
 
     def calls(self, label: str | None = None) -> list[StoredCall]:
         """Return the calls whose replies are stored, those of the case `label` or all of them."""
@@ -409,6 +424,7 @@ class Store:
             with _transaction(connection):
                 for statement in _SCHEMA:
                     connection.execute(statement)
+        connection.execute(_REFUSALS)
 
     def _select(self, keys: list[str]) -> list[tuple[str, object]]:
         marks = ",".join("?" * len(keys))

@@ -7,6 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
+from harness.models.refusals import NOTHING, Refusals, Refused
 from harness.records import HarnessError, ModelSpec, Reply, Request
 
 _MODULES = {
@@ -60,11 +61,16 @@ class Provider(Protocol):
 
 
 class Models:
-    """The models of one process: remembers identities, keeps what is dear to load or open."""
+    """The models of one process: remembers identities, keeps what is dear to load or open.
+
+    `refusals` is what their services were found to refuse.
+    """
 
     def __init__(self) -> None:
+        self.refusals = Refusals()
         self._providers: dict[str, Provider] = {}
         self._identities: dict[_Bare, tuple[ModelSpec, dict[str, Any]]] = {}
+        self._adapted: dict[tuple[_Bare, Refused], dict[str, Any]] = {}
 
     def identity(self, spec: ModelSpec) -> Mapping[str, Any]:
         """Return what, beside the prompt, decides the replies of `spec`; read once per model.
@@ -73,14 +79,39 @@ class Models:
             HarnessError: the provider, one of its options or the model is unknown.
 
         """
-        where = (spec.provider, spec.target, spec.adapter, spec.revision)
-        bare = (*where, spec.thinking, id(spec.options))
+        bare = _bare(spec)
         if bare not in self._identities:
             provider = self._provider(spec)
             _refuse_options(spec, provider.options)
             # The model is kept too: the id of its options must not become another's.
             self._identities[bare] = spec, provider.identity(spec)
         return self._identities[bare][1]
+
+    def identity_as_sent(self, spec: ModelSpec) -> Mapping[str, Any]:
+        """Return the identity of `spec` without what its service was found to refuse.
+
+        Raises:
+            HarnessError: see `identity`.
+
+        """
+        known = self.identity(spec)
+        refused = self.refused(spec)
+        if not refused:
+            return known
+        from harness.models import endpoint
+
+        bare = _bare(spec)
+        if (bare, refused) not in self._adapted:
+            self._adapted[bare, refused] = endpoint.identity_of(spec, refused)
+        return self._adapted[bare, refused]
+
+    def refused(self, spec: ModelSpec) -> Refused:
+        """Return what the service of `spec` was found to refuse."""
+        if not self.refusals or spec.provider != "openai":
+            return NOTHING
+        from harness.models import endpoint
+
+        return self.refusals.of(endpoint.place_of(spec))
 
     def ask(self, batches: Iterable[Sequence[Request]]) -> Iterator[dict[str, Reply]]:
         """Yield replies by key as they come; all `batches` are of one provider.
@@ -112,8 +143,14 @@ class Models:
             )
         module = _MODULES[spec.provider]
         if module not in self._providers:
-            self._providers[module] = import_module(module).Provider()
+            made = import_module(module).Provider
+            self._providers[module] = made(self.refusals) if spec.provider == "openai" else made()
         return self._providers[module]
+
+
+def _bare(spec: ModelSpec) -> _Bare:
+    where = (spec.provider, spec.target, spec.adapter, spec.revision)
+    return (*where, spec.thinking, id(spec.options))
 
 
 def _refuse_options(spec: ModelSpec, known: frozenset[str]) -> None:

@@ -9,19 +9,20 @@ import threading
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from json import JSONDecodeError
 from queue import Empty, SimpleQueue
 from typing import Any
 
 from harness.data.messages import as_protocol
-from harness.models import endpoint
+from harness.models import endpoint, fields
 from harness.models.completion import reply_of, unreadable
 from harness.models.endpoint import Endpoint
 from harness.models.failures import CallFailed, Kind, failure_of
 from harness.models.lane import Lane, Tries
+from harness.models.refusals import LIMITS, Refusals, Refused, has_way_out, refused_fields
 from harness.models.secrecy import LOGGERS, LogMask, Mask
-from harness.records import ModelSpec, Reply, Request
+from harness.records import Message, ModelSpec, Reply, Request
 
 ERROR_CHARACTERS = 500
 TURN_S = 0.0005
@@ -33,13 +34,16 @@ class Provider:
 
     Options, beside the fields of a request in `endpoint.BODY_OPTIONS`: `base_url`; `headers`, a
     table; `api_key_env`, the name of the environment variable that holds the key; `api_version`
-    for Azure; `max_concurrency` and `timeout_s` (of one call, seconds), which decide no reply. A
-    key is read when it is needed and never shown.
+    for Azure; `omit` and `rename`, of the fields that are sent by default; `max_concurrency` and
+    `timeout_s` (of one call, seconds), which decide no reply. A key is read when it is needed and
+    never shown.
     """
 
-    options = endpoint.BODY_OPTIONS | endpoint.PLACE_OPTIONS | endpoint.WAY_OPTIONS
+    options = endpoint.BODY_OPTIONS | endpoint.PLACE_OPTIONS | endpoint.WAY_OPTIONS | fields.OPTIONS
 
-    def __init__(self) -> None:
+    def __init__(self, refusals: Refusals) -> None:
+        """Ask; what services refuse is read from `refusals`, and added to them."""
+        self._refusals = refusals
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._accounts: dict[Endpoint, _Account] = {}
@@ -103,11 +107,11 @@ class Provider:
 
     def _by_account(self, requests: Sequence[Request]) -> dict[_Account, list[_Errand]]:
         planned: dict[_Account, list[_Errand]] = {}
-        tables: dict[int, _Table] = {}  # one table serves thousands of requests
+        tables: dict[tuple[int, str, str], _Table] = {}  # one table serves thousands of requests
         for request in requests:
             spec = request.model
-            if (known := id(spec.options)) not in tables:
-                tables[known] = _Table(spec, self._account(spec))
+            if (known := (id(spec.options), spec.target, spec.thinking)) not in tables:
+                tables[known] = _Table(spec, self._account(spec), self._refusals)
             table = tables[known]
             planned.setdefault(table.account, []).append((request, table))
         return planned
@@ -214,29 +218,54 @@ class _Account:
 class _Table:
     """A model's table, read: the account that it is asked with, and what every body holds."""
 
-    def __init__(self, spec: ModelSpec, account: _Account) -> None:
+    def __init__(self, spec: ModelSpec, account: _Account, refusals: Refusals) -> None:
         self.account = account
         self.timeout_s = endpoint.timeout_of(spec)
         self._fields = endpoint.body_options(spec)
-        # OpenAI's newer models refuse max_tokens; most compatible servers know nothing else.
-        newer = account.place.url == endpoint.OPENAI_URL or account.place.api_version
-        self._limit = "max_completion_tokens" if newer else "max_tokens"
+        self._choice = endpoint.choice_of(spec)
+        self._place = endpoint.place_of(spec)
+        self._refusals = refusals
+        self._refused: Refused | None = None
+        self._names: dict[str, str] = {}
 
-    def body(self, request: Request) -> dict[str, Any]:
-        """Return what is sent for `request`."""
+    @property
+    def names(self) -> dict[str, str]:
+        """The fields that are sent by default now, with the names that they are sent under."""
+        refused = self._refusals.of(self._place)
+        if refused is not self._refused:
+            self._refused, self._names = refused, self._choice.names(refused)
+        return self._names
+
+    def body(self, request: Request, names: Mapping[str, str]) -> dict[str, Any]:
+        """Return what is sent for `request`, with these `names` of fields."""
         sampling = request.model.sampling
-        body: dict[str, Any] = {
-            "model": request.model.target,
-            "messages": as_protocol(request.messages),
+        values = {
             "temperature": sampling.temperature,
             "seed": sampling.seed + request.trial,
-            self._limit: sampling.max_tokens,
+            **dict.fromkeys(LIMITS, sampling.max_tokens),
         }
-        if self._fields.get("reasoning_effort", "none") != "none":
-            del body["temperature"]  # models that reason refuse one
+        body: dict[str, Any] = {
+            "model": request.model.target,
+            "messages": [_sendable(message) for message in as_protocol(request.messages)],
+            **{sent: values[name] for name, sent in names.items()},
+        }
         if request.case and request.case.tools:
             body["tools"] = [dict(tool) for tool in request.case.tools]
         return {**body, **self._fields}
+
+    def refused(self, problem: CallFailed, names: Mapping[str, str]) -> frozenset[str]:
+        """Return which of the fields that we sent by ourselves the service does not know."""
+        if problem.kind is not Kind.PERMANENT or problem.status not in (400, 422):
+            return frozenset()
+        return refused_fields(problem.error, self._choice.ours(names))
+
+    def learn(self, refused: Iterable[str]) -> None:
+        """Send no more of what is `refused` to this model."""
+        self._refusals.learn(self._place, refused)
+
+
+def _sendable(message: Message) -> dict[str, Any]:
+    return {key: value for key, value in message.items() if key in fields.MESSAGE_KEYS}
 
 
 _Errand = tuple[Request, _Table]
@@ -271,6 +300,8 @@ class _Call:
     table: _Table
     queue_s: float
     attempts: int = 0
+    names: Mapping[str, str] = field(default_factory=dict)
+    refused: frozenset[str] = frozenset()
 
     async def answer(self, inbox: _Inbox) -> None:
         """Put the reply into `inbox`; whatever goes wrong is its `error`."""
@@ -289,6 +320,15 @@ class _Call:
         retry = retry_if_exception(tries.again)
         return await AsyncRetrying(retry=retry, wait=tries.wait, reraise=True)(self._once)
 
+    def _learns(self, problem: CallFailed) -> bool:
+        """Return whether the call can do without what the service refuses; each field once."""
+        refused = self.table.refused(problem, self.names)
+        if refused <= self.refused or not has_way_out(refused | self.refused):
+            return False
+        self.refused |= refused
+        self.table.learn(refused)
+        return True
+
     async def _once(self) -> Reply:
         """Return the reply; then the call keeps its place in the lane until it is let go."""
         loop, lane = asyncio.get_running_loop(), self.table.account.lane
@@ -301,8 +341,10 @@ class _Call:
         try:
             return reply_of(await self._sent(), loop.time() - started)
         except CallFailed as problem:
+            if self._learns(problem):  # then it can be sent again at once
+                problem = CallFailed(Kind.TRANSIENT, str(problem), pause_s=0.0)
             lane.leave(problem)
-            raise
+            raise problem from None
         except asyncio.CancelledError:
             lane.leave(CallFailed(Kind.TRANSIENT, "broken off"))
             raise
@@ -317,7 +359,8 @@ class _Call:
         client, timeout_s = self.table.account.client, self.table.timeout_s
         try:
             async with asyncio.timeout(timeout_s):
-                body = self.table.body(self.request)
+                self.names = self.table.names
+                body = self.table.body(self.request, self.names)
                 return await client.post("/chat/completions", cast_to=object, body=body)
         except JSONDecodeError as problem:
             raise unreadable(problem.doc) from None

@@ -7,10 +7,12 @@ import re
 from base64 import b64encode
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from harness.models.failures import CallFailed, Kind
+from harness.models.fields import Choice, omitted, renames
+from harness.models.refusals import NOTHING, Place, Refused
 from harness.models.secrecy import (
     Mask,
     can_name_variable,
@@ -22,6 +24,8 @@ from harness.records import EvidenceError, HarnessError, ModelSpec
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI, OpenAI
+
+_T = TypeVar("_T")
 
 OPENAI_URL = "https://api.openai.com/v1"
 OPENAI_KEY = "OPENAI_API_KEY"
@@ -137,19 +141,54 @@ class Endpoint:
         }
 
 
-def identity_of(spec: ModelSpec) -> dict[str, Any]:
+def identity_of(spec: ModelSpec, refused: Refused = NOTHING) -> dict[str, Any]:
     """Return what decides the replies of `spec`, without anything secret.
+
+    `refused` is what its service was found to refuse.
 
     Raises:
         HarnessError: a key of the model's table is wrong.
 
     """
     timeout_of(spec), concurrency_of(spec), _headers(spec), _key_variable(spec)
-    body = {key: spec.options[key] for key in sorted(BODY_OPTIONS & spec.options.keys())}
-    _refuse_bad_body(spec, body)
+    body = _body_of_table(spec)
     version = {"api_version": _text(spec, "api_version")} if "api_version" in spec.options else {}
     url = public_url(_base_url(spec)).rstrip("/")
-    return {"base_url": url, "model": spec.target, **version, **body}
+    sent = choice_of(spec).differences(refused)
+    return {"base_url": url, "model": spec.target, **version, **body, **sent}
+
+
+def place_of(spec: ModelSpec) -> Place:
+    """Return the service that `spec` is asked at, and the model there."""
+    url = public_url(_base_url(spec)).rstrip("/")
+    version = spec.options.get("api_version")
+    return f"{url}?api-version={version}" if version else url, spec.target
+
+
+def choice_of(spec: ModelSpec) -> Choice:
+    """Return what the model's table says of the fields that are sent by default.
+
+    Raises:
+        HarnessError: `omit` or `rename` is wrong.
+
+    """
+    own, url = body_options(spec), public_url(_base_url(spec)).rstrip("/")
+    # OpenAI's newer models refuse max_tokens; most compatible servers know nothing else.
+    newer = url == OPENAI_URL or "api_version" in spec.options
+    return Choice(
+        limit="max_completion_tokens" if newer else "max_tokens",
+        omit=_read(spec, "omit", omitted, []),
+        rename=_read(spec, "rename", renames, {}),
+        own=frozenset(own),
+        reasons=own.get("reasoning_effort", "none") != "none",
+    )
+
+
+def _read(spec: ModelSpec, option: str, read: Callable[[object], _T], usual: object) -> _T:
+    try:
+        return read(spec.options.get(option, usual))
+    except HarnessError as advice:
+        raise _wrong(spec, option, str(advice)) from None
 
 
 def endpoint_of(spec: ModelSpec) -> Endpoint:
@@ -180,8 +219,22 @@ def endpoint_of(spec: ModelSpec) -> Endpoint:
 
 def body_options(spec: ModelSpec) -> dict[str, Any]:
     """Return the fields that the model's table adds to every request; `extra_body` wins."""
-    found = {key: spec.options[key] for key in BODY_OPTIONS & spec.options.keys()}
+    found = _body_of_table(spec)
     return {**found, **found.pop("extra_body", {})}
+
+
+def _body_of_table(spec: ModelSpec) -> dict[str, Any]:
+    body = {key: spec.options[key] for key in sorted(BODY_OPTIONS & spec.options.keys())}
+    _refuse_bad_body(spec, body)
+    if spec.thinking != "off":
+        return body
+    extra = body.get("extra_body", {})
+    switches = {"enable_thinking": False, **_table(extra.get("chat_template_kwargs"))}
+    return {**body, "extra_body": {**extra, "chat_template_kwargs": switches}}
+
+
+def _table(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
 
 
 def concurrency_of(spec: ModelSpec) -> int:

@@ -107,6 +107,28 @@ def test_what_a_table_says_of_the_way_is_no_part_of_the_key_and_the_rest_is(
     assert "s3cret" not in str(outline_of(Models(), first))
 
 
+AZURE = {"base_url": "https://x.azure.com", "api_version": "2026-01-01", "top_p": 0.5}
+EXTRA = {"reasoning_effort": "low", "extra_body": {"top_k": 3, "seed": 7}}
+
+
+@pytest.mark.parametrize(
+    ("options", "key"),
+    [
+        ({}, "b562efc293a24d55ad02db26e5be110f57d903c7813dac3276a6582e2077fafc"),
+        (EXTRA, "f8f25fe26048673ea18cc7709aa689fabf1ec573a2cd9c22062642c5590d15b6"),
+        (AZURE, "876acbf82757c3c218f3946c3d8e8d3e0365530a7f926124110acc907cad7db0"),
+    ],
+)
+def test_a_call_has_the_key_under_which_earlier_versions_stored_it(
+    options: dict[str, Any], key: str
+) -> None:
+    tools = ({"type": "function", "function": {"name": "f"}},)
+    case = Case("s", "c", ({"role": "user", "content": "hi", "weight": 1},), tools=tools)
+    sampling = Sampling(temperature=0.5, max_tokens=9, seed=3)
+    spec = ModelSpec("a", "openai", "m", system="s", sampling=sampling, options=options)
+    assert request_of(Models(), spec, case.messages, trial=2, case=case).key == key
+
+
 @given(st.text(), st.text())
 def test_names_keys_and_what_is_not_asked_are_no_part_of_the_key(name: str, tag: str) -> None:
     known = request_of(Models(), SPEC, [USER]).key

@@ -57,6 +57,41 @@ def test_a_run_comes_through_a_storm(project: Any) -> None:
         assert set(server.stats()["done"].values()) == {1}
 
 
+PREFERS = """
+import pytest
+
+pytestmark = pytest.mark.cases("data/demo.jsonl")
+
+
+def test_exact(score):
+    score.exact()
+    score.prefer()
+"""
+
+
+def test_models_that_reason_are_asked_without_a_temperature_and_may_judge(
+    project: Any,
+) -> None:
+    refuses = {"second": ["temperature", "max_tokens"], "wise": ["temperature", "seed"]}
+    with Loopback(refuses=refuses, wrong_every=2) as server:
+        judge = f'[tool.harness.judges.wise]\nmodel = "openai:wise"\nbase_url = "{server.url}"\n'
+        project.pyproject(settings(server) + judge)
+        project.write("evals/test_demo.py", PREFERS)
+        first = project.run("evals/", "-n", "2")
+        refused, asked = server.stats()["statuses"]["400"], server.stats()["requests"]
+        second = project.run("evals/")
+        assert server.stats()["requests"] == asked
+    assert refused <= 2 * 8 * 2  # what was in flight, for two fields of two models
+    assert first.status == second.status == 0
+    for outcome in (first, second):
+        said = " ".join(outcome.text.split())
+        assert "new: its service refuses temperature, so it is asked without" in said
+        assert "new: its service takes the limit of tokens as max_completion_tokens" in said
+        assert "judge wise: its service refuses seed and temperature" in said
+        alarm = "new is asked without temperature, first with temperature and seed"
+        assert any(one.startswith(alarm) for one in outcome.results["alarms"])
+
+
 WRITINGS = (
     CANARY,
     quote(CANARY),

@@ -36,6 +36,7 @@ class Server(ThreadingHTTPServer):
         self.headers: list[dict[str, str]] = []
         self.paths: list[str] = []
         self.extra_headers: dict[str, str] = {}
+        self.refuses: dict[str, Answer] = {}
         self.answer: Callable[[str, int], Answer] = lambda text, tries: (200, completion(text))
         self.busy = self.busiest = 0
         self.lock = threading.Lock()
@@ -62,7 +63,8 @@ class Handler(BaseHTTPRequestHandler):
             self.server.headers.append({k.lower(): v for k, v in self.headers.items()})
             self.server.busy += 1
             self.server.busiest = max(self.server.busy, self.server.busiest)
-        status, value = self.server.answer(text, tries)
+        refused = [self.server.refuses[name] for name in self.server.refuses if name in body]
+        status, value = refused[0] if refused else self.server.answer(text, tries)
         data = value if isinstance(value, bytes) else json.dumps(value).encode()
         with self.server.lock:
             self.server.busy -= 1
@@ -392,6 +394,8 @@ def test_a_missing_key_is_a_sentence(
         ({"tools": {}}, "wrong tools; write a list"),
         ({"extra_body": []}, "wrong extra_body; write a table"),
         ({"api_version": 2024}, "wrong api_version; write a text"),
+        ({"omit": "seed"}, "wrong omit; write a list of fields that are sent by default"),
+        ({"rename": {"seed": "model"}}, "wrong rename; give each field a name of its own"),
         ({"api_key_env": KEY}, "wrong api_key_env; write the name of an environment variable"),
     ],
 )
@@ -529,6 +533,148 @@ def test_a_wave_can_follow_one_that_was_broken_off(server: Server, replies: Repl
     found = {key for answers in models.ask([planned]) for key in answers}
     models.close()
     assert found == {request.key for request in planned}
+
+
+# ---------------------------------------------------------------------- fields of the request
+
+
+def unsupported(name: str) -> Answer:
+    error = {"message": f"Unsupported parameter: '{name}'", "param": name, "code": None}
+    return 400, {"error": {**error, "code": "unsupported_parameter"}}
+
+
+def forbidden(name: str) -> Answer:
+    return 422, {"detail": [{"type": "extra_forbidden", "loc": ["body", name], "msg": "Extra"}]}
+
+
+TEXTS = [str(number) for number in range(40)]
+
+
+def refusals_of(server: Server) -> list[str]:
+    return [name for body in server.seen for name in server.refuses if name in body]
+
+
+def test_fields_that_a_service_does_not_know_are_left_out_from_then_on(
+    server: Server, replies: Replies, tmp_path: Path
+) -> None:
+    server.refuses = {"temperature": unsupported("temperature"), "seed": forbidden("seed")}
+    found = ask(replies, spec_of(server), *TEXTS)
+    assert [reply.text for reply in found] == [f"re: {text}" for text in TEXTS]
+    # Only what was in flight already is refused: eight calls, before the window opens.
+    assert 2 <= len(server.seen) - len(TEXTS) <= 16
+    assert all(body["max_tokens"] == 9 for body in server.seen)
+    server.seen.clear()
+    assert ask(replies, spec_of(server), "new")[0].text == "re: new"
+    again = Replies(Store(tmp_path / "store.sqlite"))
+    assert ask(again, spec_of(server), *TEXTS, "newer")[-1].text == "re: newer"
+    again.close()
+    assert [body["messages"][-1]["content"] for body in server.seen] == ["new", "newer"]
+    assert refusals_of(server) == []
+
+
+@pytest.mark.parametrize("refused", ["max_tokens", "max_completion_tokens"])
+def test_the_limit_of_tokens_changes_its_name_and_is_never_left_out(
+    server: Server, replies: Replies, refused: str
+) -> None:
+    server.refuses = {refused: unsupported(refused)}
+    newer = {"api_version": "1", "api_key_env": "OPENAI_API_KEY"}
+    spec = spec_of(server, **({} if refused == "max_tokens" else newer))
+    other = ({"max_tokens", "max_completion_tokens"} - {refused}).pop()
+    assert ask(replies, spec, "a", "b")[1].text == "re: b"
+    assert [body[other] for body in server.seen if refused not in body] == [9, 9]
+    server.refuses[other] = unsupported(other)
+    (reply,) = ask(replies, spec, "c")
+    assert reply.error == f"the server answered 400: Unsupported parameter: '{refused}'"
+    assert all(body.keys() & {"max_tokens", "max_completion_tokens"} for body in server.seen)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        {"message": "temperature must be <= 1", "param": "temperature", "code": "invalid_value"},
+        {"message": "max_tokens is too large: 9", "param": "max_tokens", "code": None},
+        {"message": "Unknown parameter: 'messages[0].seed'", "param": "messages[0].seed"},
+    ],
+)
+def test_an_objection_to_a_value_is_told_and_teaches_nothing(
+    server: Server, replies: Replies, error: dict[str, Any]
+) -> None:
+    server.answer = lambda text, tries: (400, {"error": error})
+    (reply,) = ask(replies, spec_of(server), "a")
+    assert reply.error == f"the server answered 400: {error['message']}"
+    assert len(server.seen) == 1
+    assert not replies.models.refusals
+
+
+def test_a_field_of_the_table_is_the_users_and_never_left_out(
+    server: Server, replies: Replies
+) -> None:
+    server.refuses = {"seed": unsupported("seed"), "steps": unsupported("steps")}
+    (reply,) = ask(replies, spec_of(server, extra_body={"seed": 7}), "a")
+    assert "Unsupported parameter: 'seed'" in (reply.error or "")
+    (reply,) = ask(replies, spec_of(server, rename={"max_tokens": "steps"}, omit=["seed"]), "a")
+    assert "Unsupported parameter: 'steps'" in (reply.error or "")
+    assert len(server.seen) == 2
+
+
+def test_what_a_table_leaves_out_or_renames_is_sent_so(server: Server, replies: Replies) -> None:
+    rename = {"max_tokens": "max_new_tokens", "temperature": "temp"}
+    spec = spec_of(server, omit=["seed"], rename=rename)
+    ask(replies, spec, "a")
+    (body,) = server.seen
+    assert body.keys() == {"model", "messages", "temp", "max_new_tokens"}
+    assert (body["temp"], body["max_new_tokens"]) == (0.5, 9)
+
+
+def test_what_was_learnt_and_what_the_table_says_are_one_call(
+    server: Server, replies: Replies
+) -> None:
+    server.refuses = {"seed": unsupported("seed")}
+    ask(replies, spec_of(server), "a")
+    asked = len(server.seen)
+    assert ask(replies, spec_of(server, omit=["seed"]), "a")[0].text == "re: a"
+    assert len(server.seen) == asked
+    other = replace(spec_of(server), target="other")
+    server.refuses = {}
+    assert ask(replies, other, "a")[0].text == "re: a"
+    assert server.seen[-1]["seed"] == 3
+
+
+def test_a_reply_from_before_a_refusal_is_not_that_of_another_call(
+    server: Server, replies: Replies
+) -> None:
+    ask(replies, spec_of(server), "a")
+    server.refuses = {"temperature": unsupported("temperature")}
+    ask(replies, spec_of(server), "b")
+    ask(replies, spec_of(server), "a")
+    assert [("temperature" in body) for body in server.seen] == [True, True, False, False]
+
+
+def test_only_what_the_protocol_has_in_a_message_is_sent(server: Server, replies: Replies) -> None:
+    turns = [
+        {"role": "user", "content": "hi", "name": "ann", "id": "x", "tags": ["y"]},
+        {"role": "assistant", "content": "ho", "weight": 0, "prefix": True},
+        {"role": "user", "content": "and?", "weight": 1, "reasoning_content": "z"},
+    ]
+    spec = replace(spec_of(server), few_shot=(turns[0], turns[1]))
+    request = replies.plan(spec, [turns[2]])
+    assert replies.gather([request])[request.key].error is None
+    (body,) = server.seen
+    keys = [sorted(message) for message in body["messages"]]
+    assert keys == [["content", "role"], ["content", "name", "role"], *2 * [["content", "role"]]]
+
+
+def test_thinking_is_switched_off_in_the_chat_template(server: Server, replies: Replies) -> None:
+    own = {"top_k": 3, "chat_template_kwargs": {"style": "x"}}
+    off = replace(spec_of(server, extra_body=own), thinking="off")
+    assert ask(replies, off, "a")[0].text == "re: a"
+    assert ask(replies, replace(off, thinking="strip"), "a")[0].text == "re: a"
+    sent = [body["chat_template_kwargs"] for body in server.seen]
+    assert sent == [{"enable_thinking": False, "style": "x"}, {"style": "x"}]
+    assert server.seen[0]["top_k"] == 3
+
+
+# ---------------------------------------------------------------------- redirects and keys
 
 
 @pytest.fixture
