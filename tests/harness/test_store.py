@@ -15,6 +15,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from harness.records import (
+    LARGEST,
     Arm,
     EvidenceError,
     HarnessError,
@@ -58,8 +59,8 @@ def test_replies_come_back_as_they_were_stored(path: Path, store: Store) -> None
     again.close()
 
 
-counts = st.none() | st.integers(0, 2**40)
-numbers = st.none() | st.floats(0, allow_nan=False, allow_infinity=False)
+counts = st.none() | st.integers(0, LARGEST)
+numbers = st.none() | st.floats(0, LARGEST)
 replies = st.builds(
     Reply,
     text=st.text(st.characters()),
