@@ -275,13 +275,22 @@ def _collected_items_left_alone() -> Generator[None]:
         gc.unfreeze()
 
 
+def _evaluation(item: pytest.Item) -> Evaluation | None:
+    """Return the evaluation of a case item, once its reply was looked up."""
+    if SESSION not in item.config.stash:
+        return None
+    from harness.session import evaluation_of
+
+    return evaluation_of(item)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
     """Make a failed assertion of a case item a score instead of a failure."""
-    evaluation: Any = pyfuncitem.funcargs.get("harness_item")
+    evaluation = _evaluation(pyfuncitem)
     if evaluation is None:
         return (yield)
-    with evaluation.scoring():
+    with nullcontext() if evaluation.decided else evaluation.scoring():
         yield
     if evaluation.mistake:
         from harness.text import line
@@ -290,14 +299,23 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
     return True
 
 
-@pytest.hookimpl(wrapper=True)
+@pytest.hookimpl(tryfirst=True, specname="pytest_pyfunc_call")
+def pytest_pyfunc_call_of_what_is_decided(pyfuncitem: pytest.Function) -> bool | None:
+    """Leave out the function of an item whose fixture failed: it lacks what it would get."""
+    evaluation = _evaluation(pyfuncitem)
+    return True if evaluation and evaluation.decided else None
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_makereport(
-    item: pytest.Item,
+    item: pytest.Item, call: pytest.CallInfo[Any]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Send what an item scored along with its report, also from a worker of xdist."""
+    if SESSION not in item.config.stash:
+        return (yield)
+    raised = _session(item.config).account_for(item, call)
     report = yield
-    if SESSION in item.config.stash:
-        _session(item.config).attach(item, report)
+    _session(item.config).attach(item, report, call, raised=raised)
     return report
 
 

@@ -54,7 +54,14 @@ class Talker:
 
 @dataclass(slots=True)
 class Evaluation:
-    """What one item scored. `asserted` is None until its function ended."""
+    """What one item scored.
+
+    `asserted` is None until its function ended, `running` says that it has begun. `lost` says why
+    there is no reply to score, `broken` what went wrong apart from the reply, `mistake` what the
+    user has to correct. `decided`: a fixture raised an assertion, so its function is not called;
+    `revised`: one that ended after it changed what was said before. `talked`: its `model` was
+    asked.
+    """
 
     item: CaseItem
     test: str
@@ -66,33 +73,60 @@ class Evaluation:
     asserted: bool | None = None
     explanation: str = ""
     mistake: str = ""
+    lost: str = ""
+    broken: str = ""
+    running: bool = False
+    decided: bool = False
+    revised: bool = False
+    talked: bool = False
+
+    @property
+    def uses_of_the_model(self) -> frozenset[str]:
+        """The fixtures that handed out what the model answered."""
+        return frozenset({"reply", "score", *(["model"] if self.talked else [])})
 
     @contextmanager
     def scoring(self) -> Iterator[None]:
-        """Turn a failed assertion into a score of 0, and keep a user's mistake for the end.
+        """Turn a failed assertion into a score of 0, and keep a user's mistake for the end."""
+        from harness.asserting import is_assertion
+
+        self.running = True
+        try:
+            yield
+            self.asserted = self.asserted is not False
+        except BaseException as problem:
+            if not self.account_for(problem, assertion=is_assertion(problem)):
+                raise
+        finally:
+            self.running = False
+
+    def account_for(self, problem: BaseException, *, assertion: bool) -> bool:
+        """Take over what `problem` says of the reply; False where it says nothing of it.
 
         A test that breaks on a reply with nothing in it is no error: the model failed.
         """
-        try:
-            yield
-            self.asserted = True
-        except AssertionError as problem:
-            self.asserted = False
-            self.explanation = first_line(str(problem))
-        except HarnessError as problem:
+        if isinstance(problem, HarnessError):
             self.mistake = str(problem)
-        except Exception:
-            if not self.reply.failure:
-                raise
-            self.asserted = False
-            self.explanation = self.reply.failure
+        elif assertion:
+            self.fail(first_line(str(problem)))
+        elif isinstance(problem, Exception) and self.reply.failure:
+            self.fail(self.reply.failure)
+        else:
+            return False
+        return True
+
+    def fail(self, explanation: str) -> None:
+        """Note that an assertion failed; the first one explains it."""
+        self.explanation = explanation if self.asserted is not False else self.explanation
+        self.asserted = False
 
 
 @dataclass(frozen=True, slots=True)
 class ItemResult:
     """An `Evaluation` as it travels from a worker to the controller.
 
-    `questions` are for judges, who are asked when all items ran.
+    `questions` are for judges, who are asked when all items ran. `skipped` says why the test did
+    not apply to the case, as its author decided.
     """
 
     suite: str
@@ -114,6 +148,12 @@ class ItemResult:
     mistake: str
     scores: tuple[Score, ...]
     questions: tuple[Question, ...] = ()
+    skipped: str = ""
+
+    @property
+    def of(self) -> tuple[str, str, str, str, int]:
+        """What it is the result of: suite, test, case id, model and trial."""
+        return self.suite, self.test, self.id, self.arm, self.trial
 
     @property
     def holds(self) -> bool:
@@ -154,8 +194,8 @@ def _question(values: Mapping[str, Any]) -> Question:
     return Question(**{**values, "metric": metric, **lists})
 
 
-def result_of(evaluation: Evaluation, error: str) -> ItemResult:
-    """Return what `evaluation` found; `error` says why it found nothing, if it did not."""
+def result_of(evaluation: Evaluation, error: str, skipped: str = "") -> ItemResult:
+    """Return what `evaluation` found; `error` or `skipped` say why it did not, if it did not."""
     case = evaluation.item.case
     return ItemResult(
         suite=case.suite,
@@ -177,6 +217,7 @@ def result_of(evaluation: Evaluation, error: str) -> ItemResult:
         mistake=evaluation.mistake,
         scores=tuple(evaluation.scores),
         questions=tuple(evaluation.questions),
+        skipped=skipped,
     )
 
 

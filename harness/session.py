@@ -13,12 +13,13 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
 from harness import outcome, progress, text, wording
 from harness.arms import PlannedArm, candidate_named, planned_arms, with_itself
+from harness.asserting import comes_from, is_assertion
 from harness.config import PYPROJECT, Settings, load, project_at_or_above, project_root
 from harness.data.jsonl import shown_path
 from harness.evaluation import CaseItem, Evaluation, ItemResult, Talker, result_of
@@ -36,6 +37,7 @@ from harness.records import (
     Verdict,
 )
 from harness.scoring import Scorer, first_line
+from harness.skips import settle_skips
 from harness.suites import Suite, load_suite
 from harness.verdicts import Judgement, judge
 
@@ -318,7 +320,7 @@ class Session:
         reply = self._reply(found)
         item.stash[EVALUATION] = _evaluation(item, found, reply)
         if reply.error:
-            pytest.skip(text.line(f"no reply: {reply.error}"))
+            _lose(item.stash[EVALUATION], reply)
         return item.stash[EVALUATION]
 
     def _reply(self, found: CaseItem) -> Reply:
@@ -346,32 +348,59 @@ class Session:
         preparation, found = self._preparation, evaluation.item
 
         def ask(messages: Sequence[Message]) -> Reply:
+            evaluation.talked = True
             reply = preparation.ask(found, messages)
             if reply.error:
-                pytest.skip(text.line(f"no reply: {reply.error}"))
+                _lose(evaluation, reply)
             return reply
 
         return Talker(found.arm, ask)
 
-    def attach(self, item: pytest.Item, report: pytest.TestReport) -> None:
-        """Put the result of `item` on its report."""
-        if report.when == "teardown" or (report.when == "setup" and report.passed):
-            return
+    def account_for(self, item: pytest.Item, call: pytest.CallInfo[Any]) -> bool:
+        """Let an assertion that failed in a fixture or a subtest be a score, as in the function.
+
+        Return whether something else was raised.
+        """
+        evaluation, raised = item.stash.get(EVALUATION, None), call.excinfo
+        if evaluation is None or raised is None or isinstance(raised.value, pytest.skip.Exception):
+            return raised is not None
+        used = evaluation.uses_of_the_model
+        if evaluation.running or (call.when != "call" and comes_from(item, raised.value, used)):
+            evaluation.decided |= call.when == "setup"
+            evaluation.revised |= call.when == "teardown"
+            if evaluation.account_for(raised.value, assertion=is_assertion(raised.value)):
+                call.excinfo = None
+                return False
+            evaluation.broken = first_line(f"{type(raised.value).__name__}: {raised.value}")
+        return True
+
+    def attach(
+        self, item: pytest.Item, report: pytest.TestReport, call: pytest.CallInfo[Any], raised: bool
+    ) -> None:
+        """Put the result of `item` on its report, once its function ended or never will.
+
+        And once more where the end of a fixture changed it. `raised` is what `account_for` says.
+        """
         evaluation = item.stash.get(EVALUATION, None)
-        if evaluation is None and report.failed and (found := case_item(item)):
+        if evaluation and not raised:
+            _settle(evaluation, item, report, call)
+        if (evaluation and evaluation.running) or not _is_final(report, evaluation):
+            return
+        if evaluation is None and (found := case_item(item)):
             evaluation = _evaluation(item, found, Reply(error="its test could not begin"))
         if evaluation is None:
             return
-        error = "" if report.passed else _reason(report)
-        result = result_of(evaluation, error)
+        skipped = _reason(report) if _is_left_out(report, call, evaluation) else ""
+        error = evaluation.broken or ("" if report.passed or skipped else _reason(report))
+        result = result_of(evaluation, error, skipped)
         report.harness = self._sent(result) if self._shared else result  # type: ignore[attr-defined]
 
     def _sent(self, result: ItemResult) -> str:
         """Return `result` for the controller, which has collected nothing and knows no project."""
         return json.dumps([str(self.root), result.to_json()])
 
-    def _received(self, text: str) -> ItemResult:
-        root, result = json.loads(text)
+    def _received(self, sent: str) -> ItemResult:
+        root, result = json.loads(sent)
         self._root = self._root or Path(root)
         return ItemResult.from_json(result)
 
@@ -380,6 +409,13 @@ class Session:
     def record(self, report: pytest.TestReport, found: ItemResult | str) -> None:
         """Take over the result of an item (a worker's is JSON), and give its report its status."""
         result = self._received(found) if isinstance(found, str) else found
+        if report.when == "teardown":  # it revises the last result of the item
+            same = (
+                index
+                for index in range(len(self.results) - 1, -1, -1)
+                if self.results[index].of == result.of
+            )
+            del self.results[next(same)]
         self.results.append(result)
         baseline = self.arms[0].arm.name
         key = (result.suite, result.id, result.test, result.trial)
@@ -423,11 +459,14 @@ class Session:
         partial = (
             stopped or self.covered.broken or self.covered.deselected or _narrowed(self.config)
         )
+        settled = settle_skips(self.results)
+        self.results[:] = settled.results
         self._ask_judges(self.prepared)
         judged = judge(
             self.settings,
             self.arms,
             self.results,
+            skipped=settled.notes,
             complete=not partial,
             all_suites=not self.config.option.harness_confirm,
             read=self._read_by_people,
@@ -588,6 +627,51 @@ class Session:
         }
 
 
+def evaluation_of(item: pytest.Item) -> Evaluation | None:
+    """Return the evaluation of an item whose reply was looked up."""
+    return item.stash.get(EVALUATION, None)
+
+
+def _lose(evaluation: Evaluation, reply: Reply) -> NoReturn:
+    """End the test of an item whose model did not reply."""
+    evaluation.lost = text.line(f"no reply: {reply.error}")
+    pytest.skip(evaluation.lost)
+
+
+def _settle(
+    evaluation: Evaluation, item: pytest.Item, report: pytest.TestReport, call: pytest.CallInfo[Any]
+) -> None:
+    """Let what a plugin made of a test that raised nothing be a score, as an assertion is.
+
+    That are assertions that raise nothing where they stand (pytest-check), and marks of xfail.
+    """
+    expected = item.get_closest_marker("xfail") is not None and evaluation.asserted is not None
+    if report.failed and call.excinfo and is_assertion(call.excinfo.value):
+        evaluation.fail(first_line(str(call.excinfo.value)))
+        call.excinfo = None
+    elif not (expected and (report.failed or hasattr(report, "wasxfail"))):
+        return
+    report.outcome, report.longrepr = "passed", None
+    vars(report).pop("wasxfail", None)
+
+
+def _is_final(report: pytest.TestReport, evaluation: Evaluation | None) -> bool:
+    """Whether nothing is to come that decides about an item, or something came that was not."""
+    if report.when == "teardown":
+        return evaluation is not None and evaluation.revised
+    return report.when == "call" or not report.passed
+
+
+def _is_left_out(
+    report: pytest.TestReport, call: pytest.CallInfo[Any], evaluation: Evaluation
+) -> bool:
+    """Whether the author of a test decided that it does not apply to the case."""
+    if evaluation.lost or evaluation.mistake or not report.skipped:
+        return False
+    by_author = (pytest.skip.Exception, pytest.xfail.Exception)
+    return call.excinfo is not None and isinstance(call.excinfo.value, by_author)
+
+
 def _evaluation(item: pytest.Item, found: CaseItem, reply: Reply) -> Evaluation:
     return Evaluation(
         item=found,
@@ -713,7 +797,7 @@ def _narrowed(config: pytest.Config) -> bool:
 
 def _reason(report: pytest.TestReport) -> str:
     if isinstance(report.longrepr, tuple):
-        return str(report.longrepr[2])
+        return first_line(report.longrepr[2].removeprefix("Skipped: ")) or "skipped"
     crash = getattr(report.longrepr, "reprcrash", None)
     return first_line(crash.message if crash else str(report.longrepr)) or "it failed"
 

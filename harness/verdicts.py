@@ -28,6 +28,8 @@ from harness.records import (
 from harness.slices import slices
 from harness.votes import Ships
 
+NOTHING_LEFT = "every case was skipped, so nothing was compared"
+
 
 @dataclass(frozen=True)
 class Judgement:
@@ -60,24 +62,33 @@ def judge(
     results: Sequence[ItemResult],
     *,
     complete: bool,
+    skipped: Sequence[str] = (),
     all_suites: bool = True,
     read: Callable[[], Ships] = dict,
 ) -> Judgement:
     """Compare every candidate with the baseline and apply the gates.
 
     `complete` says whether the run covered all items of the suites: of a part, nothing is gated.
-    Only where `all_suites` took part, a gate that names nothing recorded is a mistake. `read`
-    returns which replies people would ship.
+    Only where `all_suites` took part, a gate that names nothing recorded is a mistake; where cases
+    were left out (`skipped` names them) it lacks evidence. `read` returns which replies people
+    would ship.
     """
     try:
         judged = _judged(settings, arms, results, complete, read())
+        if skipped and complete and all_suites:
+            missing = () if results else (NOTHING_LEFT,)
+            judged = replace(judged, errors=(*judged.errors, *missing, *judged.mistakes))
         if not (complete and all_suites) or judged.errors:
             judged = replace(judged, mistakes=())
     except HarnessError as problem:
         judged = Judgement((), (), (), (), mistakes=(str(problem),))
     except EvidenceError as problem:
         judged = Judgement((), (), (), (), errors=(str(problem),))
-    return replace(judged, mistakes=(*_mistakes_of_tests(results), *judged.mistakes))
+    return replace(
+        judged,
+        notes=(*skipped, *judged.notes),
+        mistakes=(*_mistakes_of_tests(results), *judged.mistakes),
+    )
 
 
 def _judged(
