@@ -21,14 +21,16 @@ class Wish:
 
     `top_p` as in `decode.Row`. The reply ends before the first of the texts in `stop`. `json`: it
     is one JSON object, or the beginning of one that did not find room. `heard` is told the text
-    as it comes, in the thread that generates, and says whether anybody still listens. `prompt` are
-    the tokens to ask, where the caller has them already.
+    as it comes, in the thread that generates, and says whether anybody still listens. `wanted` says
+    whether anybody still waits for the reply, where nobody listens. `prompt` are the tokens to
+    ask, where the caller has them already.
     """
 
     top_p: float = 1.0
     stop: tuple[str, ...] = ()
     json: bool = False
     heard: Callable[[str], bool] | None = None
+    wanted: Callable[[], bool] | None = None
     prompt: Sequence[int] | None = None
 
     @property
@@ -36,8 +38,42 @@ class Wish:
         """Whether the text has to be read while it grows."""
         return bool(self.stop or self.json or self.heard)
 
+    @property
+    def is_wanted(self) -> bool:
+        """Whether anybody still waits for the reply."""
+        return self.wanted is None or self.wanted()
+
 
 NO_WISH = Wish()
+
+
+def guide_of(tokenizer: Any, wish: Wish, ends: Collection[int]) -> Following | Watching | None:
+    """Return what guides a reply to `wish`; `ends` are the tokens that end one."""
+    if wish.followed:
+        return Following(tokenizer, wish, ends)
+    return Watching(wish) if wish.wanted else None
+
+
+class Watching:
+    """Lets a reply grow as long as it is wanted; a `decode.Guide`."""
+
+    def __init__(self, wish: Wish) -> None:
+        self._wish = wish
+
+    @property
+    def done(self) -> bool:
+        """Whether nobody waits for the reply any more."""
+        return not self._wish.is_wanted
+
+    def begin(self) -> None:
+        """Nothing is kept."""
+
+    def fits(self, token: int) -> bool:
+        """Every token may come."""
+        return True
+
+    def take(self, token: int) -> None:
+        """Nothing is read."""
 
 
 class Following:
@@ -95,7 +131,9 @@ class Following:
         found = [at for stop in self._wish.stop if (at := self._text.find(stop, begin)) >= 0]
         if found:
             self._text, self.done = self._text[: min(found)], True
-        elif self._wish.json and _is_whole(self._text):
+        elif (self._wish.json and _is_whole(self._text)) or (
+            self._wish.wanted and not self._wish.wanted()
+        ):
             self.done = True
         self._tell(len(self._text) - (0 if self.done else self._kept_back()))
 

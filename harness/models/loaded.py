@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.models import decode, weights
-from harness.models.guide import NO_WISH, Following, Wish
+from harness.models.guide import NO_WISH, Following, Wish, guide_of
 from harness.records import EvidenceError, HarnessError, ModelSpec, Reply, Request
 
 LOGITS_TOLERANCE = 1e-3
@@ -204,7 +204,7 @@ class Loaded:
         except PromptError as problem:
             return Reply(error=str(problem))
         seed = int(request.key[:15], 16)
-        guide = Following(self._tokenizer, wish, self._stop) if wish.followed else None
+        guide = guide_of(self._tokenizer, wish, self._stop)
         return decode.Row(tokens, limit, sampling.temperature, seed, wish.top_p, guide)
 
     def _ended(self, batches: Iterator[Sequence[decode.Row]]) -> Iterator[list[decode.Ended]]:
@@ -348,6 +348,16 @@ def context_of(config: Any) -> float:
     return getattr(config, "max_position_embeddings", None) or math.inf
 
 
+def load_context(home: Home) -> float:
+    """Return how many tokens fit into the context of a base; HarnessError if it cannot be read."""
+    from transformers import AutoConfig
+
+    try:
+        return context_of(AutoConfig.from_pretrained(str(home.source), **_where(home)))
+    except Exception as problem:  # a damaged file can break anything in the libraries
+        raise _unloadable(home, problem) from None
+
+
 def room_behind(tokens: Sequence[int], context: float) -> float:
     """Return how many tokens of `context` are left for a reply; PromptTooLong if none are."""
     if len(tokens) >= context:
@@ -359,6 +369,7 @@ def room_behind(tokens: Sequence[int], context: float) -> float:
 
 def load_tokenizer(home: Home) -> Any:
     """Return the tokenizer of a base; HarnessError if it cannot be loaded."""
+    _import_libraries(offline=isinstance(home.source, Path), with_peft=False)
     from transformers import AutoTokenizer
 
     try:

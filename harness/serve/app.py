@@ -10,6 +10,7 @@ import traceback
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from inspect import iscoroutinefunction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,9 +21,10 @@ from harness.serve.catalog import Served
 from harness.serve.files import Files, upload
 from harness.serve.guard import Access, Guard, answer_of, refuse_open
 from harness.serve.jobs import QUEUED, VALIDATING, JobRequest, Jobs, Worker, new_job
-from harness.serve.state import State
+from harness.serve.prompts import Lanes, Prompts
+from harness.serve.state import State, StorageError, storing
 from harness.serve.training import Training, base_of, model_of
-from harness.serve.wire import ProtocolError, Wire, body_of, now, paged
+from harness.serve.wire import ProtocolError, Wire, body_of, now, paged, while_connected
 from harness.text import line
 
 if TYPE_CHECKING:
@@ -82,6 +84,10 @@ def _say(host: str, port: int, bases: Sequence[Served]) -> None:
 def _run(service: Service, listener: socket.socket) -> None:
     import uvicorn
 
+    from harness.serve.connections import Connection, allow_files
+
+    Connection.most = allow_files()
+
     class Server(uvicorn.Server):
         def handle_exit(self, sig: int, frame: Any) -> None:
             # Ctrl-C reaches the training, too: that it ends is no failure of its job.
@@ -98,6 +104,8 @@ def _run(service: Service, listener: socket.socket) -> None:
         server_header=False,
         timeout_graceful_shutdown=_PATIENCE_S,
         timeout_keep_alive=_KEPT_S,
+        http=Connection,
+        ws="none",
     )
     Server(config).run(sockets=[listener])
 
@@ -129,7 +137,8 @@ class Service:
         self._files.sweep()
         self.jobs = Jobs(self._state)
         self._training = Training(self.jobs, self._files, root, home, keys)
-        self._batcher = Batcher()
+        self._batcher, self._lanes = Batcher(), Lanes()
+        self._prompts = Prompts(self._lanes, self._batcher)
 
     def application(self) -> Guard:
         """Return the application, its guard before it."""
@@ -145,6 +154,7 @@ class Service:
             exception_handlers={
                 ProtocolError: _refused,
                 HTTPException: _not_there,
+                StorageError: _unstored,
                 Exception: _broken,
             },
             lifespan=self._life,
@@ -157,6 +167,7 @@ class Service:
         Worker(self.jobs, QUEUED, self._training.train).start()
         yield
         self.jobs.close()
+        self._lanes.close()
         self._batcher.close()
         self._state.close()
 
@@ -198,14 +209,14 @@ class Service:
             code="model_not_found",
         )
 
-    async def _list_models(self, request: Request) -> Wire:
+    def _list_models(self, request: Request) -> Wire:
         made = [self._find(job.model_name) for job in self.jobs.all() if job.answers]
         return {"object": "list", "data": [one.wire for one in (*self._served.values(), *made)]}
 
-    async def _show_model(self, request: Request) -> Wire:
+    def _show_model(self, request: Request) -> Wire:
         return self._find(request.path_params["name"]).wire
 
-    async def _delete_model(self, request: Request) -> Wire:
+    def _delete_model(self, request: Request) -> Wire:
         name = request.path_params["name"]
         self._find(name)
         job = self.jobs.maker(name)
@@ -224,46 +235,52 @@ class Service:
         from starlette.responses import StreamingResponse
 
         asked = await body_of(request, chat.ChatRequest)
-        served = self._find(asked.model)
+        served = await asyncio.to_thread(self._find, asked.model)
         if not asked.stream:
-            return await chat.complete(asked, served, self._batcher)
-        events = await chat.stream(asked, served, self._batcher)
+            return await while_connected(request, chat.complete(asked, served, self._prompts))
+        events = await while_connected(request, chat.stream(asked, served, self._prompts))
         return StreamingResponse(events, media_type="text/event-stream")
 
     async def _count(self, request: Request) -> Wire:
         asked = await body_of(request, counting.CountRequest)
-        served = self._find(asked.model)
-        return await asyncio.to_thread(counting.count, asked, served, self._root)
+        served = await asyncio.to_thread(self._find, asked.model)
+        return await self._lanes.run(
+            asked.messages, lambda: counting.count(asked, served, self._root)
+        )
 
     # ------------------------------------------------------------------ files
 
     async def _upload(self, request: Request) -> Wire:
-        async with request.form(max_files=1, max_fields=10) as form:
-            return await upload(form, self._files, self._access.most_file)
+        with storing():  # what is too large for the memory is put aside as it comes
+            async with request.form(max_files=1, max_fields=10) as form:
+                return await asyncio.to_thread(upload, form, self._files, self._access.most_file)
 
-    async def _list_files(self, request: Request) -> Wire:
+    def _list_files(self, request: Request) -> Wire:
         purpose, order = (request.query_params.get(key) for key in ("purpose", "order"))
         files = [file for file in self._files.all() if purpose in (None, file["purpose"])]
         return paged(request, files if order == "asc" else files[::-1], _MOST_PAGE, _MOST_PAGE)
 
-    async def _show_file(self, request: Request) -> Wire:
+    def _show_file(self, request: Request) -> Wire:
         return self._files.find(request.path_params["name"])
 
-    async def _delete_file(self, request: Request) -> Wire:
+    def _delete_file(self, request: Request) -> Wire:
         name = request.path_params["name"]
         self._files.delete(name)
         return {"id": name, "object": "file", "deleted": True}
 
-    async def _content(self, request: Request) -> Response:
-        from starlette.responses import Response
+    def _content(self, request: Request) -> Response:
+        from starlette.responses import FileResponse
 
-        content = self._files.content(request.path_params["name"])
-        return Response(content, media_type="application/octet-stream")
+        path = self._files.path(request.path_params["name"])
+        return FileResponse(path, media_type="application/octet-stream")
 
     # ------------------------------------------------------------------ jobs
 
     async def _create_job(self, request: Request) -> Wire:
         asked = await body_of(request, JobRequest)
+        return await asyncio.to_thread(self._created, asked)
+
+    def _created(self, asked: JobRequest) -> Wire:
         served = self._served.get(asked.model)
         if served is None or not served.base:
             raise ProtocolError(
@@ -297,28 +314,28 @@ class Service:
                 code=f"invalid_{param}",
             )
 
-    async def _list_jobs(self, request: Request) -> Wire:
+    def _list_jobs(self, request: Request) -> Wire:
         wanted = _metadata(request)
         jobs = [job.wire for job in reversed(self.jobs.all()) if wanted(job.metadata)]
         return paged(request, jobs, _USUAL_PAGE, _MOST_PAGE)
 
-    async def _show_job(self, request: Request) -> Wire:
+    def _show_job(self, request: Request) -> Wire:
         return self.jobs.find(request.path_params["name"]).wire
 
-    async def _cancel(self, request: Request) -> Wire:
+    def _cancel(self, request: Request) -> Wire:
         return self.jobs.cancel(request.path_params["name"]).wire
 
-    async def _pause(self, request: Request) -> Wire:
+    def _pause(self, request: Request) -> Wire:
         return self.jobs.pause(request.path_params["name"]).wire
 
-    async def _resume(self, request: Request) -> Wire:
+    def _resume(self, request: Request) -> Wire:
         return self.jobs.resume(request.path_params["name"]).wire
 
-    async def _events(self, request: Request) -> Wire:
+    def _events(self, request: Request) -> Wire:
         events = self.jobs.events(request.path_params["name"])
         return paged(request, events, _USUAL_PAGE, _MOST_PAGE)
 
-    async def _checkpoints(self, request: Request) -> Wire:
+    def _checkpoints(self, request: Request) -> Wire:
         checkpoints = self.jobs.find(request.path_params["name"]).checkpoints
         return paged(request, checkpoints, _USUAL_CHECKPOINTS, _MOST_PAGE)
 
@@ -337,11 +354,16 @@ def _metadata(request: Request) -> Callable[[dict[str, str] | None], bool]:
 
 
 def _endpoint(answer: Callable[[Request], Any]) -> Callable[[Request], Any]:
+    """Return the endpoint of a route; what is no coroutine may wait for the disk, in a thread."""
     from starlette.responses import JSONResponse, Response
 
-    async def endpoint(request: Request) -> Response:
-        value = await answer(request)
+    def whole(value: Any) -> Response:
         return value if isinstance(value, Response) else JSONResponse(value)
+
+    async def endpoint(request: Request) -> Response:
+        if iscoroutinefunction(answer):
+            return whole(await answer(request))
+        return await asyncio.to_thread(lambda: whole(answer(request)))
 
     return endpoint
 
@@ -360,6 +382,16 @@ async def _not_there(request: Request, problem: Any) -> Response:
     code = {404: "unknown_url", 405: "method_not_allowed"}.get(problem.status_code)
     return await _refused(
         request, ProtocolError(problem.status_code, message, code=code, headers=problem.headers)
+    )
+
+
+async def _unstored(request: Request, problem: Exception) -> Response:
+    said = str(problem)
+    return await _refused(
+        request,
+        ProtocolError(
+            500, f"{said[:1].upper()}{said[1:]}.", kind="server_error", code="storage_error"
+        ),
     )
 
 

@@ -25,7 +25,8 @@ WINDOW_S = 0.003
 """How long a batch waits for company."""
 MOST_ROWS = 64
 MOST_WAITING = 1_024
-"""Replies that may be waited for; a client that comes then is asked to come again."""
+"""Replies that may be waited for; a client that comes then is asked to come again, and one that
+wants several replies to one prompt already at half of it."""
 SMALL_BYTES = 100 * 2**20
 """Weights that one thread gets through as fast as several, which would wait for each other."""
 MOST_BASES, MOST_ADAPTERS = 3, 16
@@ -37,6 +38,7 @@ class _Waiting:
     request: Request
     wish: Wish
     home: Home
+    turn: int
     reply: Future[Reply] = field(default_factory=Future)
 
     @property
@@ -52,7 +54,7 @@ class Batcher:
         self._waiting: list[_Waiting] = []
         self._changed = threading.Condition()
         self._closed = False
-        self._numbers = count()
+        self._numbers, self._turns = count(), count()
         self._models = _Models()
         self._thread = threading.Thread(target=self._run, name="batches", daemon=True)
         self._thread.start()
@@ -71,21 +73,20 @@ class Batcher:
         try:
             home = home_of(spec)
         except (HarnessError, EvidenceError) as problem:
-            raise _broken(problem) from None
+            raise broken(problem) from None
+        turn = next(self._turns)
         asked = [
-            _Waiting(self._request(spec, messages, choice), wish, home)
+            # Who wants many replies to one prompt waits with the later ones for those who came
+            # behind: nobody waits for all of them.
+            _Waiting(self._request(spec, messages, choice), wish, home, turn + choice)
             for choice, wish in zip(range(choices), wishes, strict=True)
         ]
         with self._changed:
-            if len(self._waiting) + len(asked) > MOST_WAITING:
-                raise ProtocolError(
-                    429,
-                    "Too many requests are waiting; try again in a second.",
-                    kind="requests",
-                    code="rate_limit_exceeded",
-                    headers={"Retry-After": "1"},
-                )
-            self._waiting += asked
+            waiting = sum(not one.reply.cancelled() for one in self._waiting)
+            most = MOST_WAITING if choices == 1 else MOST_WAITING // 2
+            if waiting + len(asked) > most:
+                raise busy()
+            self._waiting = sorted([*self._waiting, *asked], key=lambda one: one.turn)
             self._changed.notify()
         return [one.reply for one in asked]
 
@@ -130,12 +131,12 @@ class Batcher:
             for replies in loaded.answers(batch[0].kind[1], [requests], wishes):
                 for key, reply in replies.items():
                     asked.pop(key).reply.set_result(reply)
-            _fail(batch, _broken(RuntimeError("a reply got lost")))  # nobody may wait for ever
+            _fail(batch, broken(RuntimeError("a reply got lost")))  # nobody may wait for ever
         except (HarnessError, EvidenceError) as problem:
-            _fail(batch, _broken(problem))
+            _fail(batch, broken(problem))
         except Exception as problem:  # one bad batch must not end the server
             traceback.print_exc(file=sys.stderr)
-            _fail(batch, _broken(problem))
+            _fail(batch, broken(problem))
 
 
 def _fail(batch: list[_Waiting], problem: ProtocolError) -> None:
@@ -144,7 +145,19 @@ def _fail(batch: list[_Waiting], problem: ProtocolError) -> None:
             one.reply.set_exception(problem)
 
 
-def _broken(problem: Exception) -> ProtocolError:
+def busy() -> ProtocolError:
+    """Return the answer to who comes while too many wait."""
+    return ProtocolError(
+        429,
+        "Too many requests are waiting; try again in a second.",
+        kind="requests",
+        code="rate_limit_exceeded",
+        headers={"Retry-After": "1"},
+    )
+
+
+def broken(problem: Exception) -> ProtocolError:
+    """Return the answer to who asks what cannot be asked because of `problem`."""
     said = isinstance(problem, HarnessError | EvidenceError)
     message = str(problem) if said else "The server had an error while processing your request."
     return ProtocolError(500, message, kind="server_error")

@@ -5,41 +5,48 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
+import threading
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, JsonValue
+from pydantic import Field
 
-from harness.records import Message, ModelSpec, Reply, Sampling
-from harness.serve.wire import Asked, ProtocolError, Wire, new_id, now
+from harness.records import Message, Reply, Sampling
+from harness.serve.wire import (
+    Asked,
+    Ignored,
+    Missing,
+    ProtocolError,
+    Unsupported,
+    Wire,
+    new_id,
+    now,
+)
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from harness.models.guide import Wish
-    from harness.serve.batching import Batcher
     from harness.serve.catalog import Served
+    from harness.serve.prompts import Prompts
 
 USUAL_TOKENS = 1_024
 """Tokens of a reply whose request sets no limit: a small model may find no end."""
 
+MOST_TOKENS = 16_384
+"""Tokens of a reply: others wait for the batch that it is in."""
+
+MOST_MESSAGES = 2_048
+LONGEST_STOP = 256
+"""Characters of a text that stops: every token of the reply is compared with it."""
+
 COLDEST = 1e-4
 """Temperatures below are greedy: they leave nothing to chance, and numbers overflow."""
 
-Tokens = Annotated[int, Field(ge=1)]
-Ignored = JsonValue
-"""What changes nothing in the answer of a model on this machine."""
-
-
-def _refused(value: JsonValue) -> JsonValue:
-    if value:
-        raise ValueError("models on this machine do not support it, leave it out")
-    return value
-
-
-Unsupported = Annotated[JsonValue, AfterValidator(_refused)]
-"""What would change the answer and cannot be done; a value that asks for nothing is let in."""
+Tokens = Annotated[int, Field(ge=1, le=MOST_TOKENS)]
+Stop = Annotated[str, Field(max_length=LONGEST_STOP)]
 
 
 class TextPart(Asked):
@@ -47,6 +54,7 @@ class TextPart(Asked):
 
     type: Literal["text"]
     text: str
+    prompt_cache_breakpoint: Ignored = None
 
 
 class ChatMessage(Asked):
@@ -87,7 +95,7 @@ class ChatRequest(Asked):
     """The body of a request."""
 
     model: str
-    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MOST_MESSAGES)]
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     n: Annotated[int, Field(ge=1, le=128)] | None = None
@@ -96,20 +104,30 @@ class ChatRequest(Asked):
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
     seed: int | None = None
-    stop: str | Annotated[list[str], Field(max_length=4)] | None = None
+    stop: Stop | Annotated[list[Stop], Field(max_length=4)] | None = None
     response_format: ResponseFormat | None = None
-    frequency_penalty: Unsupported = None
+    # In front of what only says how they are used: the first that is wrong is named.
+    tools: Unsupported = None
     functions: Unsupported = None
+    audio: Missing = None
+    frequency_penalty: Unsupported = None
+    function_call: Literal["none", "auto"] | None = None
     logit_bias: Unsupported = None
     logprobs: Unsupported = None
-    presence_penalty: Unsupported = None
-    tools: Unsupported = None
-    top_logprobs: Unsupported = None
-    tool_choice: Literal["none", "auto"] | None = None
     modalities: list[Literal["text"]] | None = None
+    moderation: Missing = None
+    presence_penalty: Unsupported = None
+    reasoning_effort: Literal["none"] | None = None
+    tool_choice: Literal["none", "auto"] | None = None
+    top_logprobs: Unsupported = None
+    verbosity: Literal["medium"] | None = None
+    web_search_options: Missing = None
     metadata: Ignored = None
     parallel_tool_calls: Ignored = None
+    prediction: Ignored = None
     prompt_cache_key: Ignored = None
+    prompt_cache_options: Ignored = None
+    prompt_cache_retention: Ignored = None
     safety_identifier: Ignored = None
     service_tier: Ignored = None
     store: Ignored = None
@@ -140,40 +158,34 @@ class ChatRequest(Asked):
         return Wish(top_p, tuple(filter(None, stop)), wants_json)
 
 
-@dataclass(frozen=True)
-class _Call:
-    """One request on its way to one model."""
-
-    asked: ChatRequest
-    served: Served
-    batcher: Batcher
-
-    def start(self, wishes: list[Wish]) -> list[Future[Reply]]:
-        from harness.calls import prompt
-
-        messages = prompt(self.served.spec, [message.plain for message in self.asked.messages])
-        return self.batcher.ask(self._spec, messages, self.asked.choices, wishes)
-
-    @property
-    def _spec(self) -> ModelSpec:
-        return replace(self.served.spec, sampling=self.asked.sampling)
-
-
-async def complete(asked: ChatRequest, served: Served, batcher: Batcher) -> Wire:
-    """Return the whole answer.
+async def complete(asked: ChatRequest, served: Served, prompts: Prompts) -> Wire:
+    """Return the whole answer; nobody works on it any longer when this is cancelled.
 
     Raises:
         ProtocolError: the model cannot be asked, or not this.
 
     """
-    call = _Call(asked, served, batcher)
-    futures = call.start([asked.wish()] * asked.choices)
-    replies = [_good(reply) for reply in await asyncio.gather(*map(asyncio.wrap_future, futures))]
+    left = threading.Event()
+    wish = replace(asked.wish(), wanted=lambda: not left.is_set())
+    try:
+        futures = await _ask(asked, served, prompts, [wish] * asked.choices)
+        replies = await asyncio.gather(*map(asyncio.wrap_future, futures))
+    finally:
+        left.set()
+    for reply in replies:
+        _refuse_error(reply)
     return {
         **_head("chat.completion", asked.model),
         "choices": [_choice(index, reply) for index, reply in enumerate(replies)],
         "usage": _usage(replies),
     }
+
+
+async def _ask(
+    asked: ChatRequest, served: Served, prompts: Prompts, wishes: list[Wish]
+) -> list[Future[Reply]]:
+    spec = replace(served.spec, sampling=asked.sampling)
+    return await prompts.ask(spec, [message.plain for message in asked.messages], wishes)
 
 
 def _head(kind: str, model: str) -> Wire:
@@ -196,19 +208,14 @@ def _usage(replies: list[Reply]) -> Wire:
     return {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
 
 
-def _good(reply: Reply) -> Reply:
-    if reply.error is None:
-        return reply
-    too_long = "context ends" in reply.error
-    raise ProtocolError(
-        400,
-        f"This request cannot be answered: {reply.error}.",
-        param="messages",
-        code="context_length_exceeded" if too_long else None,
-    )
+def _refuse_error(reply: Reply) -> None:
+    if reply.error is not None:
+        raise ProtocolError(
+            400, f"This request cannot be answered: {reply.error}.", param="messages"
+        )
 
 
-async def stream(asked: ChatRequest, served: Served, batcher: Batcher) -> AsyncIterator[str]:
+async def stream(asked: ChatRequest, served: Served, prompts: Prompts) -> AsyncIterator[str]:
     """Return the answer as server-sent events, the first of them already there.
 
     Raises:
@@ -217,9 +224,12 @@ async def stream(asked: ChatRequest, served: Served, batcher: Batcher) -> AsyncI
     """
     news = _News(asyncio.get_running_loop())
     wishes = [replace(asked.wish(), heard=news.listener(i)) for i in range(asked.choices)]
-    for index, future in enumerate(_Call(asked, served, batcher).start(wishes)):
-        future.add_done_callback(news.ending(index))
-    first = await news.next()
+    try:
+        news.follow(await _ask(asked, served, prompts, wishes))
+        first = await news.next()
+    except BaseException:
+        news.leave()
+        raise
     return _events(asked, news, first)
 
 
@@ -230,21 +240,30 @@ class _News:
         self._loop = loop
         self._queue: asyncio.Queue[tuple[int, str | Future[Reply]]] = asyncio.Queue()
         self._heard = True
+        self._replies: list[Future[Reply]] = []
 
     def listener(self, index: int) -> Any:
         return lambda piece: self._send(index, piece)
 
-    def ending(self, index: int) -> Any:
-        return lambda future: self._send(index, future)
+    def follow(self, replies: list[Future[Reply]]) -> None:
+        """Carry the ends of these replies, too, in the order of their choices."""
+        self._replies = replies
+        for index, reply in enumerate(replies):
+            reply.add_done_callback(partial(self._send, index))
 
     async def next(self) -> tuple[int, str | Reply]:
         """Return the next piece of a choice, or its whole reply, which is its end."""
         index, news = await self._queue.get()
-        return index, news if isinstance(news, str) else _good(news.result())
+        if isinstance(news, str):
+            return index, news
+        _refuse_error(reply := news.result())
+        return index, reply
 
     def leave(self) -> None:
         """Nobody listens any more: the model need not go on."""
         self._heard = False
+        for reply in self._replies:
+            reply.cancel()
 
     def _send(self, index: int, news: str | Future[Reply]) -> bool:
         try:

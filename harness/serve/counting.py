@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from harness.records import HarnessError, Message, ModelSpec
-from harness.serve.chat import Ignored, Unsupported
-from harness.serve.wire import Asked, ProtocolError, Wire
+from harness.serve.wire import Asked, Ignored, ProtocolError, Unsupported, Wire
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,6 +49,7 @@ class CountRequest(Asked):
     instructions: str | None = None
     tools: Unsupported = None
     conversation: Unsupported = None
+    personality: Unsupported = None
     previous_response_id: Unsupported = None
     parallel_tool_calls: Ignored = None
     reasoning: Ignored = None

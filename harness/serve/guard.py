@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import ipaddress
 import os
 import socket
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -17,8 +20,8 @@ from harness.serve.wire import ProtocolError
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-MOST_BODY = 16 * 2**20
-"""Bytes of a request that is no upload."""
+MOST_BODY = 4 * 2**20
+"""Bytes of a request that is no upload: while its JSON is parsed nothing else goes on."""
 
 MULTIPART_ROOM = 2**16
 """Bytes of an upload beside its file."""
@@ -26,6 +29,10 @@ MULTIPART_ROOM = 2**16
 _DRAINED = 4
 """Times its limit that a body is read on before the answer: a client that is still sending might
 not read it otherwise."""
+
+
+PATIENCE_S, SLOWEST = 30, 8_192
+"""Seconds that the body of a request may take, and the bytes that give it one second more."""
 
 
 @dataclass(frozen=True)
@@ -144,11 +151,12 @@ class Guard:
 
 
 class _Measured:
-    """Reads the body of one request and gives up when it is too long."""
+    """Reads the body of one request and gives up when it is too long or too slow."""
 
     def __init__(self, receive: Receive, limit: int) -> None:
         self._receive, self._limit = receive, limit
         self._read, self._over = 0, False
+        self._began = time.monotonic()
 
     def refuse_announced(self, length: str) -> None:
         if length.isdigit() and int(length) > self._limit:
@@ -161,11 +169,18 @@ class _Measured:
         return message
 
     async def drain(self) -> None:
-        while not self._over and self._read <= _DRAINED * self._limit:
-            await self._next()
+        with suppress(ProtocolError):
+            while not self._over and self._read <= _DRAINED * self._limit:
+                await self._next()
 
     async def _next(self) -> Message:
-        message = await self._receive()
+        if self._over:  # what comes now is only that the client leaves
+            return await self._receive()
+        left = self._began + PATIENCE_S + self._read / SLOWEST - time.monotonic()
+        try:
+            message = await asyncio.wait_for(self._receive(), max(left, 0))
+        except TimeoutError:
+            raise _too_slow() from None
         self._read += len(message.get("body", b""))
         self._over = message["type"] != "http.request" or not message.get("more_body", False)
         return message
@@ -176,6 +191,16 @@ class _Measured:
             f"The request is too large: this server takes at most {self._limit:,} bytes here.",
             code="request_too_large",
         )
+
+
+def _too_slow() -> ProtocolError:
+    return ProtocolError(
+        408,
+        f"The body of the request comes too slowly: this server waits for {PATIENCE_S} seconds, "
+        f"and for one more for every {SLOWEST:,} bytes.",
+        code="request_timeout",
+        headers={"Connection": "close"},
+    )
 
 
 def answer_of(problem: ProtocolError) -> Any:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import re
+import sys
 import threading
+import traceback
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from harness.serve.state import State
-from harness.serve.wire import ORGANIZATION, Asked, ProtocolError, Wire, new_id, now
+from harness.records import EvidenceError, HarnessError
+from harness.serve.state import State, StorageError
+from harness.serve.wire import ORGANIZATION, Asked, Missing, ProtocolError, Wire, new_id, now
 
 VALIDATING, QUEUED, RUNNING, PAUSED = "validating_files", "queued", "running", "paused"
 SUCCEEDED, FAILED, CANCELLED = "succeeded", "failed", "cancelled"
@@ -40,10 +44,10 @@ class Supervised(Asked):
 class Method(Asked):
     """How a job trains; supervised is what there is."""
 
-    type: str
+    type: Literal["supervised"]
     supervised: Supervised = Supervised()
-    dpo: Any = None
-    reinforcement: Any = None
+    dpo: Missing = None
+    reinforcement: Missing = None
 
 
 Metadata = Annotated[
@@ -67,18 +71,31 @@ class JobRequest(Asked):
 
     @property
     def chosen(self) -> Hyperparameters:
-        """The hyperparameters, wherever they stand; ProtocolError if the method is no known one."""
+        """The hyperparameters, wherever they stand."""
         if self.method is None:
             return self.hyperparameters or Hyperparameters()
-        if self.method.type != "supervised":
-            raise ProtocolError(
-                400,
-                f"The method {self.method.type[:40]!r} is not available on this server; "
-                "it trains supervised.",
-                param="method.type",
-                code="method_not_available",
-            )
         return self.method.supervised.hyperparameters
+
+
+class JobError(Exception):
+    """A job cannot go on; `error` is what the protocol says about it."""
+
+    def __init__(self, message: str, code: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.error = {"code": code, "message": message, "param": param}
+
+
+def error_of(problem: BaseException) -> Wire:
+    """Return what a job says about the `problem` that ended it."""
+    if isinstance(problem, JobError):
+        return problem.error
+    if isinstance(problem, StorageError):
+        return {"code": "storage_error", "message": str(problem), "param": None}
+    if isinstance(problem, HarnessError | EvidenceError):
+        return {"code": "training_failed", "message": str(problem), "param": None}
+    traceback.print_exception(problem, file=sys.stderr)
+    message = f"The server had an error: {type(problem).__name__}; its log says more."
+    return {"code": "server_error", "message": message, "param": None}
 
 
 @dataclass(frozen=True)
@@ -189,6 +206,14 @@ def new_job(asked: JobRequest, base: dict[str, Any]) -> Job:
     )
 
 
+def _restored(values: dict[str, Any]) -> Job | None:
+    """Return a job as it was stored; None if something has damaged it."""
+    try:
+        return Job(**values)
+    except TypeError:
+        return None
+
+
 class Jobs:
     """All jobs, the oldest first; may be used by several threads."""
 
@@ -196,7 +221,8 @@ class Jobs:
         self._state = state
         self._changed = threading.Condition()
         self.closing = False
-        self._jobs = {values["id"]: Job(**values) for values in state.all("job")}
+        stored = filter(None, map(_restored, state.all("job")))
+        self._jobs = {job.id: job for job in stored}
         for job in self.all():
             if self.move(job.id, [RUNNING], status=QUEUED):
                 self.tell(job.id, "The server was restarted; the job begins again", level="warn")
@@ -245,6 +271,19 @@ class Jobs:
             moved = replace(job, **changes)
             self._put(moved)
             return moved
+
+    def fail(self, name: str, status: str, error: Wire) -> None:
+        """End a job of this status; where that cannot be stored, until the server begins anew."""
+        with self._changed:
+            job = self._jobs[name]
+            if job.status != status:
+                return
+            self._jobs[name] = replace(
+                job, status=FAILED, error=error, finished_at=now(), estimated_finish=None
+            )
+            with suppress(StorageError):
+                self._put(self._jobs[name])
+                self.tell(name, error["message"], level="error")
 
     def wait_for(self, status: str) -> Job | None:
         """Return the first job of this status as soon as there is one; None at the end."""
@@ -331,4 +370,7 @@ class Worker(threading.Thread):
     def run(self) -> None:
         """Work until the jobs are closed."""
         while job := self._jobs.wait_for(self._status):
-            self._work(job)
+            try:
+                self._work(job)
+            except Exception as problem:  # whatever it is, the next job is done
+                self._jobs.fail(job.id, self._status, error_of(problem))

@@ -6,17 +6,25 @@ import csv
 import io
 import math
 import shutil
-import sys
-import traceback
+from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.records import Candidate, EvidenceError, HarnessError, LossPoint, ModelSpec
+from harness.records import Candidate, LossPoint, ModelSpec
 from harness.serve import examples
 from harness.serve.files import Files
-from harness.serve.jobs import FAILED, QUEUED, RUNNING, SUCCEEDED, VALIDATING, Job, Jobs
+from harness.serve.jobs import (
+    QUEUED,
+    RUNNING,
+    SUCCEEDED,
+    VALIDATING,
+    Job,
+    JobError,
+    Jobs,
+    error_of,
+)
 from harness.serve.state import write_whole
 from harness.serve.wire import ProtocolError, now
 
@@ -37,14 +45,6 @@ STEPS_PER_EPOCH = 8
 
 class _Stopped(Exception):
     """The job was cancelled or paused, or the server ends."""
-
-
-class _Failed(Exception):
-    """The job cannot go on."""
-
-    def __init__(self, message: str, code: str, param: str | None = None) -> None:
-        super().__init__(message)
-        self.error = {"code": code, "message": message, "param": param}
 
 
 def base_of(spec: ModelSpec) -> dict[str, Any]:
@@ -93,15 +93,27 @@ class Training:
 
     def _convert(self, job: Job, which: str, fewest: int) -> None:
         found = self._examples(job, which, fewest)
-        write_whole(self._rows(job, which), examples.jsonl(examples.rows(found)))
+        if found.ignored:
+            self._tell_ignored(job, which, found.ignored)
+        rows = examples.jsonl(examples.rows(found.conversations))
+        write_whole(self._rows(job, which), io.BytesIO(rows))
 
-    def _examples(self, job: Job, which: str, fewest: int) -> list[examples.Conversation]:
+    def _tell_ignored(self, job: Job, which: str, ignored: Counter[str]) -> None:
+        keys = ", ".join(f"{key!r} ({lines} line(s))" for key, lines in sorted(ignored.items()))
+        self.jobs.tell(
+            job.id,
+            f"The {which.replace('_', ' ')} has keys that are not trained on and are ignored: "
+            f"{keys}",
+            level="warn",
+        )
+
+    def _examples(self, job: Job, which: str, fewest: int) -> examples.Examples:
         kind = which.replace("_", " ")
         try:
             return examples.read(self.files.content(getattr(job, which)), fewest)
         except (examples.BadFile, ProtocolError) as problem:
             code = problem.code if isinstance(problem, examples.BadFile) else f"invalid_{which}"
-            raise _Failed(
+            raise JobError(
                 f"The job failed due to an invalid {kind}. {problem}", code, which
             ) from None
 
@@ -201,7 +213,9 @@ class Training:
 
     def _succeed(self, job: Job, recipe: Recipe, made: Candidate) -> None:
         tokens = self._tokens(job, recipe)
-        result = self.files.add(results(made.losses), "step_metrics.csv", "fine-tune-results")
+        result = self.files.add(
+            io.BytesIO(results(made.losses)), "step_metrics.csv", "fine-tune-results"
+        )
         point = _kept(made)
         done = self.jobs.move(
             job.id,
@@ -248,27 +262,8 @@ class _Ending:
         """Fail the job, unless it was stopped."""
         if problem is None or isinstance(problem, _Stopped) or self._jobs.closing:
             return True
-        failed = self._jobs.move(
-            self._job.id,
-            [self._status],
-            status=FAILED,
-            error=_error(problem),
-            finished_at=now(),
-            estimated_finish=None,
-        )
-        if failed and failed.error:
-            self._jobs.tell(self._job.id, failed.error["message"], level="error")
+        self._jobs.fail(self._job.id, self._status, error_of(problem))
         return True
-
-
-def _error(problem: BaseException) -> dict[str, Any]:
-    if isinstance(problem, _Failed):
-        return problem.error
-    if isinstance(problem, HarnessError | EvidenceError):
-        return {"code": "training_failed", "message": str(problem), "param": None}
-    traceback.print_exception(problem, file=sys.stderr)
-    message = f"The server had an error: {type(problem).__name__}; its log says more."
-    return {"code": "server_error", "message": message, "param": None}
 
 
 def _adjusted(recipe: Recipe, batch: int | str, multiplier: float | str) -> Recipe:

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import re
 import secrets
 import time
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Coroutine, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    JsonValue,
+    ValidationError,
+    model_validator,
+)
+
+from harness.records import strict_json
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -18,6 +29,15 @@ Wire = dict[str, Any]
 
 ORGANIZATION = "local"
 """What stands in the names of models where a hosted service has its customer."""
+
+
+MOST_VALUES = 20_000
+"""Values in the JSON of a request: each costs as much as hundreds of characters of a text."""
+
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
+
+_SHOWN = 100
+"""Characters of what a client wrote that an answer repeats."""
 
 
 class ProtocolError(Exception):
@@ -39,13 +59,46 @@ class ProtocolError(Exception):
         self.headers = dict(headers or {})
 
 
+Ignored = JsonValue
+"""What changes nothing in the answer of a model on this machine."""
+
+
+def _refused(value: JsonValue) -> JsonValue:
+    if value:
+        raise ValueError("this server does not support it, leave it out")
+    return value
+
+
+Unsupported = Annotated[JsonValue, AfterValidator(_refused)]
+"""What would change the answer and cannot be done; a value that asks for nothing is let in."""
+
+
+def _given(value: JsonValue) -> JsonValue:
+    return _refused(value or True)
+
+
+Missing = Annotated[JsonValue, AfterValidator(_given)]
+"""What cannot be done and has no value that asks for nothing."""
+
+
 class Asked(BaseModel):
-    """The body of a request: what is not named here is refused as the protocol does."""
+    """The body of a request: what is not named here is refused as the protocol does.
+
+    A null is no value: clients write it for what they leave out.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        return {key: value for key, value in values.items() if value is not None}
+
 
 Shape = TypeVar("Shape", bound=Asked)
+Made = TypeVar("Made")
 
 
 def now() -> int:
@@ -60,26 +113,73 @@ def new_id(prefix: str) -> str:
 
 async def body_of(request: Request, shape: type[Shape]) -> Shape:
     """Return the JSON body of `request` as `shape`; ProtocolError (400) if it is none."""
+
+    return await asyncio.to_thread(_read, await request.body(), shape)
+
+
+async def while_connected(request: Request, answer: Coroutine[Any, Any, Made]) -> Made:
+    """Return what `answer` returns; it is cancelled when the client leaves.
+
+    The body of `request` has been read.
+
+    Raises:
+        ProtocolError: the client has left, and hears of nothing any more.
+
+    """
+    working = asyncio.ensure_future(answer)
+    leaving = asyncio.ensure_future(_left(request))
     try:
-        values = json.loads(await request.body())
+        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ProtocolError(499, "The client has left.")
+        return working.result()
+    finally:
+        working.cancel()
+        leaving.cancel()
+
+
+async def _left(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _read(content: bytes, shape: type[Shape]) -> Shape:
+    _refuse_many_values(content)
+    try:
+        values = strict_json(content.decode())
         json.dumps(values, ensure_ascii=False).encode()  # halves of surrogate pairs are no text
-    except (ValueError, RecursionError):
+    except ValueError as problem:
         raise ProtocolError(
             400,
-            "We could not parse the JSON body of your request. The API expects a JSON payload.",
+            "We could not parse the JSON body of your request. The API expects a JSON payload. "
+            f"({_shortened(str(problem))})",
         ) from None
     try:
         return shape.model_validate(values)
-    except RecursionError:
-        raise ProtocolError(400, "The body of your request is nested too deeply.") from None
     except ValidationError as problem:
-        # Of several ways to be right, the last one says most of what is wrong.
-        raise _refusal(problem.errors()[-1]) from None
+        raise _refusal(problem.errors(include_input=False)) from None
 
 
-def _refusal(error: Any) -> ProtocolError:
-    keys = [str(part) for part in error["loc"] if isinstance(part, int) or _is_key(part)]
-    param = ".".join(keys) or None
+def _refuse_many_values(content: bytes) -> None:
+    """Raise ProtocolError (400) for JSON that would take seconds to parse."""
+    bare = content.replace(rb"\\", b"")
+    strings = (bare.count(b'"') - bare.count(rb"\"")) // 2
+    if strings <= 2 * MOST_VALUES:  # else even to leave them out would take long
+        bare = _STRING.sub(b"", bare)
+        strings = 0
+    if strings + bare.count(b",") + bare.count(b"[") + bare.count(b"{") > MOST_VALUES:
+        raise ProtocolError(
+            400, f"The JSON body of your request has more than {MOST_VALUES:,} values."
+        )
+
+
+def _refusal(errors: Sequence[Any]) -> ProtocolError:
+    """Return what is wrong with the first field that is; of several ways to be right, the last."""
+    first = _path(errors[0])
+    error = [one for one in errors if _path(one)[: len(first)] == first][-1]
+    param = ".".join(_path(error)) or None
+    if param is None:
+        return ProtocolError(400, "The body of your request is no JSON object.")
     if error["type"] == "extra_forbidden":
         return ProtocolError(
             400,
@@ -98,6 +198,19 @@ def _refusal(error: Any) -> ProtocolError:
     return ProtocolError(
         400, f"Invalid value for '{param}': {message}.", param=param, code="invalid_value"
     )
+
+
+def _path(error: Any) -> list[str]:
+    """Return the keys that lead to what is wrong, as the caller wrote them."""
+    *before, last = error["loc"] or ("",)
+    keys = [str(part) for part in before if isinstance(part, int) or _is_key(part)]
+    if isinstance(last, int) or _is_key(last) or error["type"] == "extra_forbidden":
+        keys.append(_shortened(str(last)))
+    return keys
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
 def _is_key(part: str) -> bool:

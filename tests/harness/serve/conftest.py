@@ -83,9 +83,11 @@ class Server:
         return self.process.wait(timeout=20)
 
 
-def command(root: Path, *options: str) -> subprocess.Popen[str]:
+def command(root: Path, *options: str, before: str = "") -> subprocess.Popen[str]:
+    """Start a server, in a process that runs the code `before` first."""
+    code = f"{before}\nfrom harness.cli import main; main()"
     return subprocess.Popen(
-        [sys.executable, "-c", "from harness.cli import main; main()", "serve", *options],
+        [sys.executable, "-c", code, "serve", *options],
         cwd=root,
         env={**os.environ, "OMP_NUM_THREADS": "1", TOKEN: "sesame"},
         stdout=subprocess.PIPE,
@@ -97,8 +99,8 @@ def command(root: Path, *options: str) -> subprocess.Popen[str]:
 Start = Callable[..., Server]
 
 
-def started(root: Path, *options: str) -> Server:
-    process = command(root, "--port", "0", *options)
+def started(root: Path, *options: str, before: str = "") -> Server:
+    process = command(root, "--port", "0", *options, before=before)
     assert process.stdout
     lines = [process.stdout.readline(), process.stdout.readline()]
     if not lines[1]:

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -191,7 +192,7 @@ BAD_FILES = {
     "no object": (TRAINING + b"[]\n", "invalid_file_format", "Line 13"),
     "no UTF-8": (TRAINING + b"\xff\n", "invalid_file_format", "Line 13"),
     "no messages": (jsonl(changed(messages=None)), "invalid_file_format", "Line 11"),
-    "unknown key": (jsonl(changed(id="a")), "invalid_file_format", "'id'"),
+    "unknown key": (jsonl(changed(colour="a")), "invalid_file_format", "'colour'"),
     "no answer": (jsonl(changed(messages=[turn("user")])), "invalid_file_format", "last message"),
     "no question": (jsonl(changed(messages=[turn("assistant")])), "invalid_file_format", "user"),
     "unknown role": (
@@ -230,6 +231,57 @@ def test_a_bad_file_fails_its_job_and_says_where(server, name):
     refused(server.raw.post(f"/fine_tuning/jobs/{job.id}/cancel"), 400)
 
 
+def test_rows_of_this_project_are_taken_without_what_only_it_knows(server):
+    own = {"id": "a", "tags": ["x"], "cluster": "c", "tools": None, "colour": None}
+    rows = [{**example(word), **own} for word in WORDS]
+    rows[0]["messages"][0]["name"] = rows[0]["messages"][2]["weight"] = None
+    job = server.job(jsonl([*rows, example("lamp")]), validation_file=server.upload(b"{}"))
+    assert server.finished(job).error.param == "validation_file"  # what trains nothing
+    assert (
+        "The training file has keys that are not trained on and are ignored: "
+        "'cluster' (10 line(s)), 'id' (10 line(s)), 'tags' (10 line(s))"
+    ) in server.messages(job.id)
+
+
+NAMED = {
+    "tools": ({"tools": [{"type": "function"}]}, "'tools'"),
+    "functions": ({"functions": [{}]}, "'functions'"),
+    "a call": (
+        {"messages": [turn("user"), turn("assistant", None, tool_calls=[{"id": "1"}])]},
+        "messages[1] has 'tool_calls'",
+    ),
+    "a result": (
+        {"messages": [turn("user"), turn("tool", tool_call_id="1"), turn("assistant")]},
+        "messages[1] has the role 'tool'",
+    ),
+    "an image": (
+        {"messages": [turn("user", [{"type": "image_url"}]), turn("assistant")]},
+        "messages[0] has a part that is no text",
+    ),
+    "a weight of the question": (
+        {"messages": [turn("user", weight=0), turn("assistant")]},
+        "messages[0] has a weight of 0",
+    ),
+    "a yes": (
+        {"messages": [turn("user"), turn("assistant", weight=True)]},
+        "messages[1] has a weight",
+    ),
+    "a list as a role": (
+        {"messages": [turn("user"), turn(["user"])]},
+        "messages[1] has the unknown role",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_what_is_not_trained_is_refused_by_its_name(name):
+    from harness.serve import examples
+
+    row, said = NAMED[name]
+    with pytest.raises(examples.BadFile, match=re.escape(said)):
+        examples.read(jsonl([row]), 1)
+
+
 def test_each_answer_of_weight_one_is_learnt_with_all_that_stands_before_it():
     from harness.serve import examples
 
@@ -243,7 +295,7 @@ def test_each_answer_of_weight_one_is_learnt_with_all_that_stands_before_it():
         turn("user", "e"),
         turn("assistant", "f", weight=1),
     ]
-    found = list(examples.rows(examples.read(jsonl([{"messages": talk}]), 1)))
+    found = list(examples.rows(examples.read(jsonl([{"messages": talk}]), 1).conversations))
     assert [[m["content"] for m in row["messages"]] for row in found] == [
         ["s", "hello", "a", "b", "c", "d"],
         ["s", "hello", "a", "b", "c", "d", "e", "f"],
