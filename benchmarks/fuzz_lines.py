@@ -2,9 +2,9 @@
 
     python benchmarks/fuzz_lines.py [LINES] [SEED]
 
-25,000 lines for each kind of file: cases, training rows, preferences, recordings. What a reader
-accepts is then used by everything that takes it. Exit status 1 if a line ended in anything else
-than rows or that sentence, or took longer than `LONGEST_S`.
+25,000 lines for each kind of file: cases, training rows, preferences, recordings, labels. What a
+reader accepts is then used by everything that takes it, and cases by whole commands. Exit status 1
+if a line ended in anything else than rows or that sentence, or took longer than `LONGEST_S`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Any
 
 import fuzz_project
 
-from harness import prices, recording
+from harness import calibration, prices, recording
 from harness.calls import call_of, outline, prompt, request_key
 from harness.cases import load_cases
 from harness.checks import judge, text, tools
@@ -96,6 +96,12 @@ REPLIES: tuple[Row, ...] = tuple(
     for place, said in enumerate(
         ({"text": "9 degrees."}, {"tool_calls": [_CALL], "cost_usd": 0.1, "cached_tokens": 3})
     )
+)
+
+LABELS: tuple[Row, ...] = (
+    {"prompt": "Weather?", "expected": "9 degrees.", "reply": "9", "score": 3},
+    {"prompt": "Weather?", "replies": ["9", "10"], "better": "first", "criterion": "short"},
+    {"prompt": "Weather?", "reply": "9", "score": 5, "criterion": "x", "rubric": list("abcde")},
 )
 
 # ---------------------------------------------------------------------- mutations
@@ -330,6 +336,16 @@ def _use_reply(reply: Reply) -> None:
     json.dumps(total / 7, allow_nan=False)
 
 
+def labels(line: bytes, folder: Path) -> int:
+    """Read `line` as what a person says of a reply; return how many were read."""
+    found = calibration.labels(_written(folder, LABELS[:1], line))[1:]
+    for label in found:
+        for errand in label.errands:
+            canonical_json(judge.prompt(errand.question, errand.material)).encode()
+            assert errand.key
+    return len(found)
+
+
 _RECORDING = recording.Recording(
     *("openai:x", "x", "", Sampling(), "0" * 64, "2026-01-01T00:00:00+00:00", "cases.jsonl"),
     replies=(Recorded("good", "0" * 64, Reply("yes")),),
@@ -348,6 +364,7 @@ READERS: Mapping[str, tuple[Callable[[bytes, Path], int], Sequence[Row]]] = {
     "training": (training, CONVERSATIONS),
     "preferences": (preferences, PREFERENCES),
     "recordings": (recordings, REPLIES),
+    "labels": (labels, LABELS),
 }
 
 # ---------------------------------------------------------------------- what became of them
@@ -402,7 +419,7 @@ def _end(read: Callable[[bytes, Path], int], line: bytes, folder: Path) -> str:
 
 
 def _is_sentence(told: str) -> bool:
-    placed = re.match(r"x\.jsonl:\d+: ", told) is not None
+    placed = re.match(r"(/.*/)?x\.jsonl:\d+: ", told) is not None
     return placed and len(told) < LONGEST_SENTENCE and all(map(str.isprintable, told))
 
 

@@ -14,6 +14,7 @@ from harness import agreement
 from harness.checks import judge as checks
 from harness.checks.judge import Material, Opinion
 from harness.config import Settings
+from harness.data.jsonl import key_path, numbered_lines
 from harness.judges import NONE_CONFIGURED, Errand, Judges, panel
 from harness.records import (
     Calibration,
@@ -91,13 +92,8 @@ def labels(path: Path) -> list[Label]:
         HarnessError: with file and line: it is no such file.
 
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as problem:
-        raise HarnessError(f"{path}: {problem}; give a JSONL file of labels") from None
-    return [
-        _label(line, f"{path}:{number}") for number, line in enumerate(lines, 1) if line.strip()
-    ]
+    lines = numbered_lines(path, str(path))
+    return [_label(line, f"{path}:{number}") for number, line in lines]
 
 
 def _label(line: str, where: str) -> Label:
@@ -105,7 +101,7 @@ def _label(line: str, where: str) -> Label:
         row = _Row.model_validate(strict_json(line))
     except ValidationError as problem:
         first = problem.errors()[0]
-        key = ".".join(map(str, first["loc"])) or "this line"
+        key = key_path(first["loc"]) or "this line"
         message = first["msg"].removeprefix("Value error, ")
         raise HarnessError(f"{where}: {key}: {message}; correct the label") from None
     except ValueError as problem:

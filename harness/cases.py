@@ -28,7 +28,8 @@ def _case(row: Row, suite: str) -> Case:
     messages, expected = row.messages, None
     calls: tuple[Mapping[str, Any], ...] = ()
     if messages[-1]["role"] == "assistant":
-        expected = content_of(messages[-1]) or None
+        text = content_of(messages[-1])
+        expected = text if text.strip() else None
         calls = calls_of(messages[-1])
         _refuse_broken_calls(messages[-1], row.source)
         messages = messages[:-1]

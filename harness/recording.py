@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from harness.checks import quoted
+from harness.data.jsonl import key_path
 from harness.records import (
     Arm,
     EvidenceError,
@@ -286,12 +286,7 @@ def _checked(kind: type[_Kind], line: bytes, source: str) -> _Kind:
         return kind.model_validate(strict_json(line.decode()))
     except ValidationError as problem:
         error = problem.errors()[0]
-        reason = ".".join(map(_shown, error["loc"])) + f": {error['msg']}"
+        reason = key_path(error["loc"]) + f": {error['msg']}"
     except ValueError as problem:
         reason = f"the line is no valid JSON: {problem}"
     raise HarnessError(f"{source}: {reason}; record the model with this version of the program")
-
-
-def _shown(key: object) -> str:
-    """A key of the file may hold anything, and be of any length."""
-    return quoted(key, 60)[1:-1] if isinstance(key, str) else str(key)

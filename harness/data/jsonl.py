@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import codecs
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -163,6 +163,11 @@ def _tools(values: Mapping[str, Any], source: str) -> tuple[Mapping[str, Any], .
     if not isinstance(legacy, list):
         raise HarnessError(f"{source}: functions is no list of objects; write tools instead")
     return checked_tools([{"type": "function", "function": one} for one in legacy], source)
+
+
+def key_path(keys: Iterable[object]) -> str:
+    """Return where in a line something is; the keys of a file may hold anything, of any length."""
+    return ".".join(quoted(key)[1:-1] if isinstance(key, str) else str(key) for key in keys)
 
 
 def checked_tools(value: object, source: str) -> tuple[Mapping[str, Any], ...]:

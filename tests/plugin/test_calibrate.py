@@ -180,6 +180,14 @@ def test_nobody_is_asked_about_too_few_labels(project: Any, count: int) -> None:
     assert f"only {count} labels" in text
 
 
+def test_only_a_line_feed_ends_a_label(tmp_path: Path) -> None:
+    file = tmp_path / "labels.jsonl"
+    row = {"prompt": "one\u2028two\x85", "reply": "r", "score": 3}
+    file.write_bytes(b"\xef\xbb\xbf" + json.dumps(row, ensure_ascii=False).encode() + b"\r\n")
+    (label,) = calibration.labels(file)
+    assert label.material.prompt == row["prompt"]
+
+
 @pytest.mark.parametrize(
     ("row", "said"),
     [
@@ -188,6 +196,7 @@ def test_nobody_is_asked_about_too_few_labels(project: Any, count: int) -> None:
         ({"prompt": "p", "replies": ["a"], "better": "tie"}, "labels.jsonl:1: replies: "),
         ({"prompt": "p", "reply": "r", "score": 3, "criterion": "charm"}, "give rubric= five"),
         ({"prompt": "p", "reply": "r", "score": 3, "judge": "x"}, "labels.jsonl:1: judge: "),
+        ({"prompt": "p", "reply": "r", "score": 3, "a\n\x1b": "x"}, "labels.jsonl:1: a\\n\\x1b: "),
     ],
 )
 def test_a_wrong_label_is_one_sentence(tmp_path: Path, row: dict[str, Any], said: str) -> None:

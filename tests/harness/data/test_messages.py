@@ -214,7 +214,7 @@ def test_a_case_may_end_in_the_result_of_a_tool(tmp_path):
     assert case(tmp_path, ASK, LEGACY, LEGACY_RESULT).expected is None
 
 
-@pytest.mark.parametrize("content", [{}, {"content": None}, {"content": ""}])
+@pytest.mark.parametrize("content", [{}, {"content": None}, {"content": ""}, {"content": " "}])
 def test_expected_calls_without_text_are_the_reference(tmp_path, content):
     found = case(tmp_path, ASK, {**CALLING, **content})
     assert (found.expected, found.expected_tool_calls) == (None, (CALL,))
