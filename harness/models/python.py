@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, as_completed
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from threading import Thread
 from typing import Any
 
@@ -21,14 +20,15 @@ from harness.records import HarnessError, ModelSpec, Reply, Request, canonical_j
 THREADS = 8
 
 Function = Callable[[list[dict[str, Any]]], Any]
-_Job = tuple[Future[Reply], Function, Request]
+_Orders = SimpleQueue[Request | None]
+_Arrived = SimpleQueue[tuple[str, Reply | KeyboardInterrupt]]
 
 
 class Provider:
     """Calls the functions in a few threads; see `harness.models.Provider`.
 
     A function takes the list of messages and returns the text, a `Reply`, or a dict of a reply's
-    fields. What it raises becomes the reply's `error`.
+    fields. What it raises becomes the reply's `error`, also SystemExit; but Ctrl-C ends the run.
     """
 
     options: frozenset[str] = frozenset()
@@ -39,20 +39,31 @@ class Provider:
         return {"function": spec.target, "source": _source_digest(spec)}
 
     def ask(self, batches: Sequence[Sequence[Request]]) -> Iterator[dict[str, Reply]]:
-        """Yield each reply as it comes."""
+        """Yield each reply as it comes; a call begins once a reply that came before it is kept.
+
+        Whoever takes the replies keeps one before the next is asked for. So a run that is killed
+        loses no more than the calls of its threads.
+        """
         requests = [request for batch in batches for request in batch]
-        functions = {request.model.target: _function(request.model) for request in requests}
-        jobs: list[_Job] = [(Future(), functions[one.model.target], one) for one in requests]
-        keys = {future: request.key for future, _, request in jobs}
-        _start(jobs)
+        functions = {one.model.target: _function(one.model) for one in requests}
+        orders: _Orders = SimpleQueue()
+        arrived: _Arrived = SimpleQueue()
+        _start(min(THREADS, len(requests)), orders, arrived, functions)
+        left = iter(requests)
         try:
-            for left, done in zip(range(len(keys) - 1, -1, -1), as_completed(keys), strict=True):
-                self.in_flight = min(THREADS, left)
-                yield {keys[done]: done.result()}
+            for request in islice(left, THREADS):
+                orders.put(request)
+            for count in range(len(requests) - 1, -1, -1):
+                key, reply = arrived.get()
+                if isinstance(reply, KeyboardInterrupt):
+                    raise reply
+                self.in_flight = min(THREADS - 1, count)
+                yield {key: reply}
+                orders.put(next(left, None))
         finally:
             self.in_flight = 0
-            for future in keys:
-                future.cancel()
+            for _ in range(THREADS):
+                orders.put(None)
 
     def close(self) -> None:
         """Nothing stays open."""
@@ -62,7 +73,9 @@ def _source_digest(spec: ModelSpec) -> str:
     module, _ = _split(spec)
     try:
         found = find_spec(module)
-    except Exception as problem:  # packages run their own code when they are imported
+    except KeyboardInterrupt:
+        raise
+    except BaseException as problem:  # packages run their own code when they are imported
         raise _unknown(spec, problem) from None
     if found is None:
         raise _unknown(spec, f"there is no module {module}")
@@ -74,7 +87,9 @@ def _function(spec: ModelSpec) -> Function:
     module, name = _split(spec)
     try:
         function = getattr(import_module(module), name)
-    except Exception as problem:  # a module runs its own code when it is imported
+    except KeyboardInterrupt:
+        raise
+    except BaseException as problem:  # a module runs its own code when it is imported
         raise _unknown(spec, problem) from None
     if not callable(function):
         raise _unknown(spec, f"{name} is no function")
@@ -95,39 +110,41 @@ def _unknown(spec: ModelSpec, problem: object) -> HarnessError:
     )
 
 
-def _start(jobs: Sequence[_Job]) -> None:
-    waiting: SimpleQueue[_Job] = SimpleQueue()
-    for job in jobs:
-        waiting.put(job)
-    for _ in range(min(THREADS, len(jobs))):
+def _start(
+    threads: int, orders: _Orders, arrived: _Arrived, functions: Mapping[str, Function]
+) -> None:
+    for _ in range(threads):
         # Daemons: a run that is interrupted does not wait for the calls in flight.
-        Thread(target=_work, args=(waiting,), daemon=True).start()
+        Thread(target=_work, args=(orders, arrived, functions), daemon=True).start()
 
 
-def _work(waiting: SimpleQueue[_Job]) -> None:
-    with suppress(Empty):
-        while True:
-            future, function, request = waiting.get_nowait()
-            if future.set_running_or_notify_cancel():
-                _answer(future, function, request)
-
-
-def _answer(future: Future[Reply], function: Function, request: Request) -> None:
-    try:
-        future.set_result(_call(function, request))
-    except BaseException as problem:  # an exit belongs to the thread that waits for the reply
-        future.set_exception(problem)
+def _work(orders: _Orders, arrived: _Arrived, functions: Mapping[str, Function]) -> None:
+    while request := orders.get():
+        try:
+            reply: Reply | KeyboardInterrupt = _call(functions[request.model.target], request)
+        except KeyboardInterrupt as problem:  # it belongs to the thread that waits for the reply
+            reply = problem
+        arrived.put((request.key, reply))
 
 
 def _call(function: Function, request: Request) -> Reply:
     started = time.perf_counter()
     try:
         reply = _reply(function(list(map(dict, as_protocol(request.messages)))))
-    except Exception as problem:  # the user's function may raise anything
-        return Reply(error=f"{request.model.spec} raised {type(problem).__name__}: {problem}")
+    except KeyboardInterrupt:
+        raise
+    except BaseException as problem:  # the user's function may raise anything, and call sys.exit
+        return Reply(error=f"{request.model.spec} raised {type(problem).__name__}{_said(problem)}")
     if reply.latency_s is None and reply.error is None:
         return replace(reply, latency_s=time.perf_counter() - started)
     return reply
+
+
+def _said(problem: BaseException) -> str:
+    try:
+        return f": {problem}"
+    except Exception:  # it may be the user's own, with a mistake in its text
+        return ""
 
 
 def _reply(value: Any) -> Reply:

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import importlib
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -343,6 +345,9 @@ def module(folder: Path, source: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 SOURCE = """
+import asyncio
+import sys
+import pytest
 from harness.records import Reply
 def text(messages): return messages[-1]["content"].upper()
 def reply(messages): return Reply(text="r", prompt_tokens=7)
@@ -352,6 +357,14 @@ def typo(messages): return {"txt": "t"}
 def infinite(messages): return Reply(text="x", cost_usd=float("inf"))
 def unstorable(messages): return Reply(text="x", tool_calls=({"x": {1, 2}},))
 def broken(messages): raise KeyError("lost")
+def leaves(messages): sys.exit("quota used up")
+def cancelled(messages): raise asyncio.CancelledError("by the service")
+def skips(messages): pytest.skip("no key")
+def speechless(messages):
+    class Odd(Exception):
+        def __str__(self): raise ValueError
+    raise Odd
+def stopped(messages): raise KeyboardInterrupt
 value = 3
 """
 
@@ -379,6 +392,63 @@ def test_a_python_function_is_a_model(
     assert ask_python(path, "broken").error == "python:my_model:broken raised KeyError: 'lost'"
 
 
+@pytest.mark.parametrize(
+    ("name", "raised"),
+    [
+        ("leaves", "SystemExit: quota used up"),
+        ("cancelled", "CancelledError: by the service"),
+        ("skips", "Skipped: no key"),
+        ("speechless", "Odd"),
+    ],
+)
+def test_the_end_of_a_python_function_is_its_error_and_ends_no_run(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, raised: str
+) -> None:
+    module(tmp_path, SOURCE, monkeypatch)
+    assert ask_python(path, name).error == f"python:my_model:{name} raised {raised}"
+
+
+def test_ctrl_c_in_a_python_function_ends_the_run(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module(tmp_path, SOURCE, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        ask_python(path, "stopped")
+
+
+@pytest.mark.parametrize("source", ["import sys\nsys.exit(1)", "raise BaseException('odd')"])
+def test_a_module_that_ends_when_it_is_imported_is_a_mistake(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    module(tmp_path, source, monkeypatch)
+    with pytest.raises(HarnessError, match="cannot be imported"):
+        ask_python(path, "answer")
+
+
+def test_no_python_function_is_called_before_an_earlier_reply_is_kept(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a run that is killed loses are the calls of its threads, however slow the disk is."""
+    source = "begun = []\ndef answer(messages):\n    begun.append(1)\n    return 'yes'\n"
+    module(tmp_path, source, monkeypatch)
+    store, kept, begun = Store(path), [0], []
+    keep = store.put_replies
+
+    def put_slowly(*arguments: Any) -> None:
+        time.sleep(0.02)  # long enough for every call that could begin
+        begun.append((len(importlib.import_module("my_model").begun), kept[0]))
+        keep(*arguments)
+        kept[0] += 1
+
+    monkeypatch.setattr(store, "put_replies", put_slowly)
+    replies = Replies(store)
+    spec = replace(SPEC, target="my_model:answer")
+    replies.gather(planned(replies, spec, [str(number) for number in range(30)]))
+    replies.close()
+    assert kept == [30]
+    assert all(calls <= stored + THREADS for calls, stored in begun), begun
+
+
 def test_progress_tells_how_many_functions_run(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -387,7 +457,7 @@ def test_progress_tells_how_many_functions_run(
     requests = planned(replies, replace(SPEC, target="my_model:text"), [str(n) for n in range(20)])
     seen: list[Progress] = []
     replies.gather(requests, seen.append)
-    assert [one.in_flight for one in seen] == [min(THREADS, left) for left in range(19, -1, -1)]
+    assert [one.in_flight for one in seen] == [min(THREADS - 1, left) for left in range(19, -1, -1)]
     replies.close()
 
 
