@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from harness.data.messages import instructs
+from harness.data.messages import calls_of, instructs
 from harness.records import (
     Case,
     HarnessError,
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 2
 """Part of every key: raise it when a stored reply can no longer stand for a new one."""
+
+_TEMPLATED = ("bundled", "local")
+"""Providers whose prompts once left tools out: a reply from then answers another question."""
 
 _SHORT = 60
 """Characters of a field that the cache keeps as they are; of longer ones it keeps a digest."""
@@ -47,7 +50,8 @@ def request_of(
 
     """
     messages = prompt(spec, case_messages)
-    key = request_key(spec, _identity(models, spec, case), messages, trial, _tools(case))
+    identity = _identity(models, spec, case, messages)
+    key = request_key(spec, identity, messages, trial, _tools(case))
     return Request(
         key=_apart(spec, key),
         model=spec,
@@ -73,14 +77,18 @@ def stored_key(models: Models, request: Request) -> str:
     spec, case = request.model, request.case
     if spec.thinking != "keep" and not models.refused(spec):
         return request.key
-    identity = _identity(models, spec, case)
+    identity = _identity(models, spec, case, request.messages)
     return request_key(spec, identity, request.messages, request.trial, _tools(case))
 
 
-def _identity(models: Models, spec: ModelSpec, case: Case | None) -> Mapping[str, Any]:
+def _identity(
+    models: Models, spec: ModelSpec, case: Case | None, messages: Sequence[Message]
+) -> Mapping[str, Any]:
     identity = models.identity_as_sent(spec)
     if spec.recorded and case:
         return {**identity, "suite": case.suite, "case": case.digest}
+    if spec.provider in _TEMPLATED and (_tools(case) or any(map(calls_of, messages))):
+        return {**identity, "tools_in_template": 1}
     return identity
 
 
@@ -91,7 +99,7 @@ def _tools(case: Case | None) -> Sequence[Mapping[str, Any]]:
 def outline_of(models: Models, request: Request) -> dict[str, str]:
     """Return the fields of a planned call; see `outline`."""
     spec, case = request.model, request.case
-    identity = _identity(models, spec, case)
+    identity = _identity(models, spec, case, request.messages)
     return outline(call_of(spec, identity, request.messages, request.trial, _tools(case)))
 
 

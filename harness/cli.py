@@ -95,6 +95,8 @@ def train(
             )
     how = "was trained already" if made.cached else f"trained in {made.seconds:.0f} s"
     _say(f"{name} {how}: {shown_path(made.path, plan.root)}")
+    for finding in made.findings:
+        _say(finding)
 
 
 def _plan() -> Plan:

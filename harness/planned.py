@@ -100,8 +100,17 @@ def _trainings(plan: Plan) -> Iterator[str]:
         elif name in plan.recipes:
             steps = plan.recipes[name].steps
             yield f"candidate {name}: {recipe.trainer} on {recipe.base.spec}, {steps} steps"
+            yield from _unlearnt(name, plan.recipes[name])
         else:
             yield from _hosted(plan, name)
+
+
+def _unlearnt(name: str, recipe: Recipe) -> Iterator[str]:
+    from trainers.artefact import left_out
+
+    data = recipe.data()
+    for said in left_out(data.unlearnt, data.weightless):
+        yield f"candidate {name}: {said}"
 
 
 def _hosted(plan: Plan, name: str) -> Iterator[str]:

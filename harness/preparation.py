@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from harness import prompting, remarks
 from harness.arms import PlannedArm, as_tuned, sharing_one_base, with_artefact
@@ -131,10 +131,12 @@ class Plan:
         from trainers.recipe import resolve
 
         base, revision = candidate.base or self.settings.base, None
+        options: dict[str, Any] = {}
         if table := self.settings.models.get(base):
             base, revision = table.model, table.revision
+            options = {**(table.model_extra or {}), "thinking": table.thinking}
         alone = candidate.model_copy(update={"base": None})
-        return resolve(name, alone, base, self.root, revision)
+        return resolve(name, alone, base, self.root, revision, options)
 
     def refuse_leaks(self) -> None:
         """Raise HarnessError if a training row is also a case of a suite."""

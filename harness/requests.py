@@ -74,7 +74,8 @@ class Requests:
 
     def _trying(self, arm: Arm, suite: Suite, shots: int, case: Case) -> Request:
         spec = replace(arm.spec, name=choosing(arm.name), few_shot=suite.few_shot(shots))
-        return request_of(self.models, spec, case.messages, label=f"{suite.name}:{case.id}")
+        label = f"{suite.name}:{case.id}"
+        return request_of(self.models, spec, case.messages, label=label, case=case)
 
     def of_items(self, names: Collection[str]) -> list[Request]:
         """Return the calls that the selected items need of the models `names`."""

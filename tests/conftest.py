@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import json
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -87,3 +89,28 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def add_code() -> Callable[[Path], Path]:
+    """Let all of a model's folder come from code in it; return the trace that it would leave."""
+
+    def add(folder: Path) -> Path:
+        trace = folder / "ran"
+        code = f"from pathlib import Path\nPath({str(trace)!r}).write_text('ran')\n"
+        (folder / "own.py").write_text(f"{code}class Own:\n    pass\n")
+        for name, change in {
+            "config.json": {
+                "model_type": "own",
+                "auto_map": {"AutoConfig": "own.Own", "AutoModelForCausalLM": "own.Own"},
+            },
+            "tokenizer_config.json": {
+                "tokenizer_class": "Own",
+                "auto_map": {"AutoTokenizer": ["own.Own", "own.Own"]},
+            },
+        }.items():
+            values = json.loads((folder / name).read_text())
+            (folder / name).write_text(json.dumps({**values, **change}))
+        return trace
+
+    return add

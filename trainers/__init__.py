@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Collection, Iterator
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
     from trainers.hosted_recipe import HostedRecipe
 
 _EXTRA = ("accelerate", "datasets", "filelock", "peft", "torch", "transformers", "trl")
+
+
+TOO_SLOW = -getattr(signal, "SIGVTALRM", 0) or None
+"""The status of a training whose row took more than its time."""
 
 
 class TrainingError(EvidenceError):
@@ -153,6 +158,11 @@ def _events(child: subprocess.Popen[str]) -> Iterator[Event]:
 def _failure(recipe: Recipe, last: Event, status: int, log: Path) -> str:
     if last.kind == "failed" and last.message:
         return f"training {recipe.name} failed: {last.message}"
+    if status == TOO_SLOW:
+        return (
+            f"training {recipe.name} failed: the chat template or the tokenizer of "
+            f"{recipe.base.spec} does not end on a row; correct it, or start from another base"
+        )
     lines = log.read_text("utf-8", errors="replace").split("\n")
     quoted = next((line.strip() for line in reversed(lines) if line.strip()), "")
     ending = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"

@@ -20,7 +20,7 @@ DESCRIPTION = "candidate.json"
 class Training:
     """What a training was like; `truncated` and `dropped` count rows too long for the recipe.
 
-    `started` is when it began (ISO 8601).
+    `started` is when it began (ISO 8601), `unlearnt` says what of the rows was left out.
     """
 
     started: str
@@ -28,6 +28,13 @@ class Training:
     truncated: int
     dropped: int
     losses: Sequence[LossPoint]
+    unlearnt: tuple[str, ...] = ()
+
+
+def left_out(answers: int, rows: int) -> tuple[str, ...]:
+    """Return what to say of earlier `answers` and weightless `rows` that are not learnt."""
+    counted = {"answers before the last of a row": answers, "rows with weight 0 at the end": rows}
+    return tuple(f"not learnt: {count} {what}" for what, count in counted.items() if count)
 
 
 def folder_of(recipe: Recipe, home: Path) -> Path:
@@ -59,6 +66,7 @@ def describe(folder: Path, recipe: Recipe, training: Training) -> None:
         "seconds": round(training.seconds, 3),
         "truncated": training.truncated,
         "dropped": training.dropped,
+        "findings": list(training.unlearnt),
         "losses": [astuple(point) for point in training.losses],
         "files": {path.name: _seal(path) for path in sorted(folder.iterdir())},
     }
@@ -102,7 +110,10 @@ def load(folder: Path, recipe: Recipe, *, cached: bool) -> Candidate:
             dropped=description["dropped"],
             losses=losses,
             recipe=_shown(recipe),
-            findings=findings(losses, recipe.hyperparameters),
+            findings=(
+                *map(str, description.get("findings", ())),
+                *findings(losses, recipe.hyperparameters),
+            ),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as problem:
         raise damaged(recipe.name, folder, problem) from None

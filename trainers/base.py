@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.model_folder import refuse_endless, settings_of, tensors_of
 from harness.records import HarnessError, digest_of
 
 SMALL = 50_000_000
@@ -84,29 +84,23 @@ def _bundled(name: str) -> Path:
 
 def _folder(spec: str, folder: Path) -> Base:
     try:
-        config = json.loads((folder / "config.json").read_text("utf-8"))
-        parameters = sum(map(_parameters, folder.glob("*.safetensors")))
-    except (OSError, ValueError, TypeError, KeyError) as problem:
+        config = settings_of(folder / "config.json")
+        tensors = [s for path in folder.glob("*.safetensors") for s in tensors_of(path).values()]
+        if tensors:
+            refuse_endless(config, len(tensors))
+    except (OSError, ValueError) as problem:
         raise HarnessError(
             f"the base {spec!r} is no whole model in {folder}: {problem}; "
             "name a folder with config.json, a tokenizer and *.safetensors"
         ) from None
-    if not parameters:
+    if not (parameters := sum(map(math.prod, tensors))):
         raise HarnessError(f"the base {spec!r} has no *.safetensors in {folder}; save it as such")
     return Base(spec, str(folder), None, _weights_digest(folder), parameters, _vocabulary(config))
 
 
-def _parameters(path: Path) -> int:
-    with path.open("rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-        if size > path.stat().st_size:
-            raise ValueError(f"{path.name} is cut off")
-        header = json.loads(file.read(size))
-    return sum(math.prod(header[name]["shape"]) for name in header if name != "__metadata__")
-
-
 def _vocabulary(config: dict[str, Any]) -> int | None:
-    size = config.get("text_config", config).get("vocab_size")
+    text = config.get("text_config", config)
+    size = text.get("vocab_size") if isinstance(text, dict) else None
     return size if isinstance(size, int) else None
 
 

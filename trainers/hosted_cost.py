@@ -125,7 +125,9 @@ def _by_tokenizer(recipe: HostedRecipe, examples: Sequence[Example]) -> int:
     from trainers.local import encode
 
     base = find_base(str(recipe.tokenizer), recipe.root)
-    tokenizer = AutoTokenizer.from_pretrained(base.source, revision=base.revision)
+    tokenizer = AutoTokenizer.from_pretrained(
+        base.source, revision=base.revision, trust_remote_code=False
+    )
     rows = [
         replace(example.row, messages=messages)
         for example in examples

@@ -10,24 +10,37 @@ import json
 import math
 import os
 import shutil
+import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from harness.chat_template import (
+    ChatTemplate,
+    TemplateRefusal,
+    first_line,
+    panics_as_errors,
+    template_options,
+    tokens_of,
+    tools_of,
+)
 from harness.data.jsonl import Row
 from harness.records import HarnessError, LossPoint
 from trainers import Event
-from trainers.artefact import Training, describe, lock_of, public_name
+from trainers.artefact import Training, describe, left_out, lock_of, public_name
 from trainers.recipe import Recipe
 
 IGNORED = -100
 """The label of a token that carries no loss."""
+
+ROW_S = 10.0
+"""Seconds of a processor that encoding one row may take; it usually takes a thousandth."""
 
 Emit = Callable[[Event], None]
 
@@ -121,25 +134,64 @@ def _train(recipe: Recipe, folder: Path, emit: Emit) -> None:
     emit(Event("loading", steps=recipe.steps))
     data = recipe.data()
     tokenizer = tokenizer_of(recipe)
-    examples = encode([*data.train, *data.general], tokenizer, recipe.length)
-    validation = encode(data.validation, tokenizer, recipe.length)
+    examples = _encoded([*data.train, *data.general], tokenizer, recipe)
+    validation = _encoded(data.validation, tokenizer, recipe)
     truncated = sum(example.truncated for example in examples)
     dropped = recipe.rows - len(examples)
-    emit(Event("data", rows=recipe.rows, truncated=truncated, dropped=dropped))
+    unlearnt = left_out(data.unlearnt, data.weightless)
+    emit(
+        Event(
+            "data",
+            rows=recipe.rows,
+            truncated=truncated,
+            dropped=dropped,
+            message="; ".join(unlearnt),
+        )
+    )
     if not examples:
         raise HarnessError(
             f"{recipe.train}: no answer fits into length = {recipe.length} tokens; raise it"
         )
     losses = _fit(recipe, tokenizer, examples, validation, folder, emit)
     seconds = time.monotonic() - started
-    describe(folder, recipe, Training(began, seconds, truncated, dropped, losses))
+    training = Training(began, seconds, truncated, dropped, losses, unlearnt)
+    describe(folder, recipe, training)
+
+
+def _encoded(rows: Sequence[Row], tokenizer: Any, recipe: Recipe) -> list[Example]:
+    """Encode rows one by one, each in its time."""
+    return [example for row in rows for example in _in_time(row, tokenizer, recipe)]
+
+
+def _in_time(row: Row, tokenizer: Any, recipe: Recipe) -> list[Example]:
+    # The base's template and pattern are programs of their own, and nothing but the system can
+    # stop them: its signal ends this process, and the parent knows it (`TOO_SLOW`).
+    if not hasattr(signal, "setitimer"):
+        return encode([row], tokenizer, recipe.length, recipe.prompting)
+    signal.setitimer(signal.ITIMER_VIRTUAL, ROW_S)
+    try:
+        return encode([row], tokenizer, recipe.length, recipe.prompting)
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
 
 
 def tokenizer_of(recipe: Recipe) -> Any:
-    """Return the tokenizer of the base; HarnessError if it is no chat model's."""
+    """Return the tokenizer of the base; HarnessError if it is no chat model's.
+
+    Code in the base's folder is never run.
+    """
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(recipe.base.source, revision=recipe.base.revision)
+    try:
+        with panics_as_errors():
+            tokenizer = AutoTokenizer.from_pretrained(
+                recipe.base.source, revision=recipe.base.revision, trust_remote_code=False
+            )
+    except Exception as problem:  # a damaged file can break anything in the libraries
+        raise HarnessError(
+            f"the tokenizer of the base {recipe.base.spec!r} cannot be loaded: "
+            f"{first_line(problem)}; name a folder or a hub id that holds a chat model"
+        ) from None
     if tokenizer.chat_template is None or tokenizer.eos_token_id is None:
         raise HarnessError(
             f"the base {recipe.base.spec!r} has no chat template or no end-of-sequence token; "
@@ -148,22 +200,32 @@ def tokenizer_of(recipe: Recipe) -> Any:
     return tokenizer
 
 
-def encode(rows: Sequence[Row], tokenizer: Any, length: int) -> list[Example]:
+def encode(
+    rows: Sequence[Row],
+    tokenizer: Any,
+    length: int,
+    prompting: Mapping[str, Any] | None = None,
+) -> list[Example]:
     """Return the rows as examples of at most `length` tokens.
 
     A row that is too long loses the beginning of its prompt, never its answer or its end; where
-    the answer alone is too long the row is dropped.
+    the answer alone is too long the row is dropped. `prompting` as in `Recipe`.
+
+    Raises:
+        HarnessError: the chat template cannot carry what a row says.
+
     """
-    encoded = (_example(row, tokenizer, length) for row in rows)
+    encoded = (_example(row, tokenizer, length, prompting or {}) for row in rows)
     return [example for example in encoded if example]
 
 
-def _example(row: Row, tokenizer: Any, length: int) -> Example | None:
-    # The prompt is exactly what the candidate will be asked; the answer ends in the token that
-    # stops generation, whatever the template puts there.
-    prompt = prompt_of(row, tokenizer)
-    text = str(row.messages[-1]["content"])
-    answer = [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+def _example(row: Row, tokenizer: Any, length: int, prompting: Mapping[str, Any]) -> Example | None:
+    # The answer ends in the token that stops generation, whatever the template puts there.
+    with _naming(row):
+        template = ChatTemplate(tokenizer, template_options(prompting))
+        asked, said = template.exchange(row.messages, tools_of(prompting, row.tools))
+        prompt = tokens_of(tokenizer, asked)
+        answer = [*tokens_of(tokenizer, said), tokenizer.eos_token_id]
     room = length - len(answer)
     if room < 1:
         return None
@@ -175,20 +237,22 @@ def prompt_of(row: Row, tokenizer: Any) -> list[int]:
     """Return the tokens of everything before the answer, the answer's beginning included.
 
     Raises:
-        HarnessError: the chat template refuses the conversation.
+        HarnessError: the chat template cannot carry the conversation.
 
     """
-    from jinja2 import TemplateError
+    with _naming(row):
+        return tokens_of(tokenizer, ChatTemplate(tokenizer).prompt(row.messages[:-1], row.tools))
 
+
+@contextmanager
+def _naming(row: Row) -> Iterator[None]:
     try:
-        encoded = tokenizer.apply_chat_template(
-            list(row.messages[:-1]), tools=list(row.tools) or None, add_generation_prompt=True
-        )
-    except TemplateError as problem:
+        yield
+    except TemplateRefusal as problem:
         raise HarnessError(
-            f"{row.source}: the base's chat template refuses the conversation: {problem}"
+            f"{row.source}: the base's chat template cannot carry the row: {problem}; "
+            "change the row, or start from a base whose template can"
         ) from None
-    return list(encoded["input_ids"])
 
 
 def _fit(
@@ -235,6 +299,7 @@ def _arguments(recipe: Recipe, folder: Path, *, cuda: bool, dtype: Any, validate
             "dtype": torch.float32 if recipe.trainer == "full" else dtype,
             "revision": recipe.base.revision,
             "use_safetensors": True,
+            "trust_remote_code": False,
         },
         max_steps=recipe.steps,
         per_device_train_batch_size=recipe.batch_size,

@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import math
 import random
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.chat_template import template_settings
 from harness.data.jsonl import Row, read_rows
-from harness.records import HarnessError, digest_of
+from harness.data.messages import calls_of
+from harness.model_folder import templates_of
+from harness.records import HarnessError, canonical_json, digest_of
 from trainers.base import SMALL_VOCABULARY, Base, find_base
 
 if TYPE_CHECKING:
@@ -22,6 +26,9 @@ TRAINER_VERSION = 1
 
 EFFECTIVE_BATCH = 16
 """Rows per optimiser step."""
+
+_CALLS = 1
+"""Raise it when the same calls of tools make another model."""
 
 _HYPERPARAMETERS = (
     "trainer",
@@ -51,11 +58,24 @@ class Mix:
 
 @dataclass(frozen=True)
 class Data:
-    """The rows of a recipe: its own, those mixed in, those of the validation loss."""
+    """The rows of a recipe: its own, those mixed in, those of the validation loss.
+
+    `weightless` counts the rows to learn whose last answer has weight 0: they are not among these.
+    """
 
     train: tuple[Row, ...]
     general: tuple[Row, ...]
     validation: tuple[Row, ...]
+    weightless: int = 0
+
+    @property
+    def unlearnt(self) -> int:
+        """How many answers before the last of a row no row ends with: they are not learnt."""
+        begun = [(row, _beginnings(row)) for row in (*self.train, *self.general)]
+        ends = {beginnings[-1] for _, beginnings in begun}
+        return sum(
+            beginnings[turn] not in ends for row, beginnings in begun for turn in row.learned
+        )
 
     @property
     def digests(self) -> dict[str, str]:
@@ -73,8 +93,9 @@ class Recipe:
 
     `batch_size` is per device; `batch_size` times `accumulation` rows make an optimiser step.
     `length` counts tokens, `warmup` is a share of the steps; after it the rate falls as a cosine.
-    `env` names environment variables with secrets that the training gets all the same. For full
-    fine-tuning `rank`, `alpha` and `dropout` are 0.
+    `env` names environment variables with secrets that the training gets all the same. `prompting`
+    is what the table of the base gives to its chat template: the candidate is asked with it, so it
+    learns with it. For full fine-tuning `rank`, `alpha` and `dropout` are 0.
     """
 
     name: str
@@ -101,6 +122,7 @@ class Recipe:
     general_rows: int
     digests: dict[str, str]
     env: tuple[str, ...] = ()
+    prompting: dict[str, Any] = field(default_factory=dict)
 
     @property
     def steps(self) -> int:
@@ -122,7 +144,8 @@ class Recipe:
         """
         share = self.mix.share if self.mix else 0
         parts = [TRAINER_VERSION, self.hyperparameters, share, self.digests, self.base.digest]
-        return digest_of(parts)[:16]
+        prompting = [self.prompting] if self.prompting else []
+        return digest_of([*parts, *prompting])[:16]
 
     def data(self) -> Data:
         """Return the rows.
@@ -131,7 +154,7 @@ class Recipe:
             HarnessError: they are wrong, or no longer those that the recipe was resolved with.
 
         """
-        data = load_data(self.train, self.validation, self.mix, self.seed, self.root)
+        data = learnable(load_data(self.train, self.validation, self.mix, self.seed, self.root))
         if data.digests != self.digests:
             raise HarnessError(f"{self.train}: the training data changed meanwhile; run again")
         return data
@@ -161,12 +184,18 @@ def _path(text: str | None) -> Path | None:
 
 
 def resolve(
-    name: str, settings: CandidateSettings, base: str, root: Path, revision: str | None = None
+    name: str,
+    settings: CandidateSettings,
+    base: str,
+    root: Path,
+    revision: str | None = None,
+    prompting: Mapping[str, Any] | None = None,
 ) -> Recipe:
     """Return the recipe of the candidate `name`, choosing what `settings` leaves open.
 
     `base` is the model spec to start from, at `revision` of its hub repository, unless
-    `settings.base` names another; paths are relative to `root`. The choices are those of
+    `settings.base` names another; `prompting` are the options of its table. Paths are relative to
+    `root`. The choices are those of
     practitioners' guides, by the number of rows; a small base takes a higher rate, and trains its
     embeddings where its vocabulary is small.
 
@@ -179,7 +208,8 @@ def resolve(
     train = root / _named(settings.train)
     validation = root / settings.validation if settings.validation else None
     mix = Mix(root / settings.mix.path, settings.mix.share) if settings.mix else None
-    data = load_data(train, validation, mix, settings.seed, root)
+    data = learnable(load_data(train, validation, mix, settings.seed, root))
+    _refuse_untold(data, start)
     rows = len(data.train) + len(data.general)
     full = settings.trainer == "full"
     batch_size = settings.batch_size or (EFFECTIVE_BATCH if start.small else 4)
@@ -209,7 +239,33 @@ def resolve(
         general_rows=len(data.general),
         digests=data.digests,
         env=settings.env or (),
+        prompting=_prompting(base, prompting or {}),
     )
+
+
+def _refuse_untold(data: Data, base: Base) -> None:
+    """Refuse rows with tools where no template of the base speaks of any; the rest shows later."""
+    templates = "" if base.on_hub else templates_of(Path(base.source))
+    if not templates:
+        return
+    for row in (*data.train, *data.general, *data.validation):
+        called = any(map(calls_of, row.messages))
+        for said, used, words in (
+            ("tools", row.tools, ("tools",)),
+            ("calls of tools", called, ("tool_calls", "tojson")),
+        ):
+            if used and not any(word in templates for word in words):
+                raise HarnessError(
+                    f"{row.source}: the chat template of the base {base.spec!r} has no place for "
+                    f"{said}; remove the row, or start from a base whose template has"
+                )
+
+
+def _prompting(base: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        return template_settings(options)
+    except ValueError as problem:
+        raise HarnessError(f"the base {base!r}: {problem}") from None
 
 
 def _refuse_contradictions(name: str, settings: CandidateSettings) -> None:
@@ -284,5 +340,41 @@ def _sample(rows: Sequence[Row], share: float, own: int, seed: int) -> tuple[Row
     return tuple(random.Random(seed).sample(rows, min(wanted, len(rows))))
 
 
+def learnable(data: Data) -> Data:
+    """Return the rows of `data` without those whose last answer has weight 0.
+
+    Raises:
+        HarnessError: there are no others.
+
+    """
+    train, general, validation = map(_weighted, (data.train, data.general, data.validation))
+    if not train:
+        raise HarnessError(
+            f"{data.train[0].source}: all last answers have weight 0, and a local trainer learns "
+            "the last answer of a row; give some weight 1, or leave the key out"
+        )
+    left_out = len(data.train) + len(data.general) - len(train) - len(general)
+    return Data(train, general, validation, left_out)
+
+
+def _weighted(rows: tuple[Row, ...]) -> tuple[Row, ...]:
+    return tuple(row for row in rows if len(row.messages) - 1 in row.learned)
+
+
+def _beginnings(row: Row) -> list[str]:
+    """Return a digest for each message of a row: of everything up to it."""
+    digest, found = sha256(), []
+    for message in row.messages:
+        digest.update(canonical_json({**message, "weight": 1}).encode("utf-8", "surrogatepass"))
+        found.append(digest.hexdigest())
+    return found
+
+
 def _rows_digest(rows: Sequence[Row]) -> str:
-    return digest_of([[list(row.messages), list(row.tools)] for row in rows])
+    return digest_of([_row_parts(row) for row in rows])
+
+
+def _row_parts(row: Row) -> list[Any]:
+    # Calls were once learnt as the text "None": what was made so is made anew.
+    called = any(map(calls_of, row.messages))
+    return [list(row.messages), list(row.tools), *([_CALLS] if called else [])]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 import logging
 import math
 import os
@@ -15,7 +14,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.models import decode, weights
+from harness.chat_template import (
+    ChatTemplate,
+    Tools,
+    first_line,
+    panics_as_errors,
+    prompting_of,
+    template_options,
+    tokens_of,
+    tools_of,
+)
+from harness.model_folder import refuse_endless, settings_of, tensors_of
+from harness.models import decode, endless, tool_calls, weights
 from harness.models.guide import NO_WISH, Following, Wish, guide_of
 from harness.records import EvidenceError, HarnessError, ModelSpec, Reply, Request
 
@@ -59,9 +69,9 @@ def home_of(spec: ModelSpec) -> Home:
 
 def _ties_embeddings(adapter: Path) -> bool:
     try:
-        config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+        config = settings_of(adapter / "adapter_config.json")
         return bool(config.get("ensure_weight_tying"))
-    except (OSError, ValueError, AttributeError) as problem:
+    except (OSError, ValueError) as problem:
         raise _damaged(adapter, problem) from None
 
 
@@ -122,8 +132,8 @@ class Loaded:
 
         with self._active(adapter):
             for ended in self._ended(map(rows_of, batches)):
-                replies = {asked.pop(one.row).key: self._reply(one) for one in ended}
-                yield {**replies, **refused}
+                replies = [(asked.pop(one.row), one) for one in ended]
+                yield {r.key: self._reply(r, one) for r, one in replies} | refused
                 refused.clear()
         if refused:
             yield refused
@@ -250,7 +260,7 @@ class Loaded:
     def _pad(self) -> int:
         return self._tokenizer.pad_token_id or 0
 
-    def _reply(self, ended: decode.Ended) -> Reply:
+    def _reply(self, request: Request, ended: decode.Ended) -> Reply:
         row, tokens = ended.row, ended.tokens
         if tokens is None:
             return Reply(error=f"out of memory with a prompt of {len(row.tokens)} tokens")
@@ -259,13 +269,56 @@ class Loaded:
             text, stopped = row.guide.finish(), stopped or row.guide.done
         else:
             text = decode.text_of(self._tokenizer, tokens[:-1] if stopped else tokens)
+        calls: tuple[tool_calls.Call, ...] = ()
+        if tools := _tools(request):
+            text, calls = self._called(text, tokens[:-1] if stopped else tokens, request, tools)
+        done = "tool_calls" if calls else "stop"
         return Reply(
             text=text,
             prompt_tokens=len(row.tokens),
             completion_tokens=len(tokens),
             latency_s=ended.seconds,
-            finish_reason="stop" if stopped else "length",
+            finish_reason=done if stopped else "length",
+            tool_calls=calls,
         )
+
+    def _parsed(
+        self, whole: str, request: Request, tools: Tools
+    ) -> tuple[str, tuple[tool_calls.Call, ...]]:
+        """Return the same as the tokenizer's own parser reads it."""
+        try:
+            message = self._tokenizer.parse_response(
+                whole,
+                prefix=prompt_text(self._tokenizer, request),
+                tools=[dict(tool) for tool in tools],
+            )
+            return tool_calls.from_message(message)
+        except Exception:  # what the folder describes need not fit to what the model wrote
+            return "", ()
+
+    def _called(
+        self, text: str, tokens: list[int], request: Request, tools: Tools
+    ) -> tuple[str, tuple[tool_calls.Call, ...]]:
+        """Return what is said beside the calls in a reply, and the calls.
+
+        Their marks are special tokens in some vocabularies, which `text` is without.
+        """
+        whole = self._tokenizer.decode(
+            tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False
+        )
+        own = getattr(self._tokenizer, "response_template", None)
+        said, calls = self._parsed(whole, request, tools) if own else ("", ())
+        if not calls:
+            said, calls = tool_calls.read(whole, tools)
+        if not calls:
+            return text, ()
+        for special in self._tokenizer.all_special_tokens:
+            said = said.replace(special, "")
+        return said.strip(), calls
+
+
+def _tools(request: Request) -> Tools:
+    return tools_of(request.model.options, request.case.tools if request.case else ())
 
 
 def _free() -> None:
@@ -332,20 +385,21 @@ def prompt_tokens(tokenizer: Any, request: Request) -> Sequence[int]:
     It may take seconds where the messages are long, and needs no weights.
     """
     try:
-        text = tokenizer.apply_chat_template(
-            list(request.messages), tokenize=False, add_generation_prompt=True
-        )
-        tokens: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
-    except Exception as problem:  # a chat template is a program of its own
-        raise PromptError(
-            f"the chat template fails on the messages: {_first_line(problem)}"
-        ) from None
-    return tokens
+        return tokens_of(tokenizer, prompt_text(tokenizer, request))
+    except ValueError as problem:
+        raise PromptError(f"the prompt cannot be made: {first_line(problem)}") from None
+
+
+def prompt_text(tokenizer: Any, request: Request) -> str:
+    """Return what a model with this tokenizer reads; ValueError if its template cannot carry it."""
+    template = ChatTemplate(tokenizer, template_options(prompting_of(request.model)))
+    return template.prompt(request.messages, _tools(request))
 
 
 def context_of(config: Any) -> float:
     """Return how many tokens fit into the context of the model with this configuration."""
-    return getattr(config, "max_position_embeddings", None) or math.inf
+    size = getattr(config, "max_position_embeddings", None)
+    return size if isinstance(size, int) and size > 0 else math.inf
 
 
 def load_context(home: Home) -> float:
@@ -373,11 +427,13 @@ def load_tokenizer(home: Home) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(home.source), **_where(home))
+        with panics_as_errors():
+            tokenizer = AutoTokenizer.from_pretrained(str(home.source), **_where(home))
     except Exception as problem:  # a damaged file can break anything in the libraries
         raise _unloadable(home, problem) from None
     if not tokenizer.chat_template:
         raise _unloadable(home, "it has no chat template; start from a chat model")
+    endless.refuse(tokenizer, home.source)
     return tokenizer
 
 
@@ -388,20 +444,29 @@ def _load_base(home: Home) -> Any:
     device = weights.device()
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     try:
-        model, found = AutoModelForCausalLM.from_pretrained(
-            str(home.source),
-            dtype=dtype,
-            use_safetensors=True,
-            quantization_config=_nf4(dtype) if home.quantization == "nf4" else None,
-            device_map=None if device == "cpu" else {"": device},
-            output_loading_info=True,
-            **_where(home),
-        )
+        if isinstance(home.source, Path):
+            _refuse_odd(home.source)
+        with panics_as_errors():
+            model, found = AutoModelForCausalLM.from_pretrained(
+                str(home.source),
+                dtype=dtype,
+                use_safetensors=True,
+                quantization_config=_nf4(dtype) if home.quantization == "nf4" else None,
+                device_map=None if device == "cpu" else {"": device},
+                output_loading_info=True,
+                **_where(home),
+            )
     except Exception as problem:  # a damaged file can break anything in the libraries
         raise _unloadable(home, problem) from None
     if missing := sorted(found["missing_keys"]):
         raise _unloadable(home, f"its weights lack {missing[0]}")
     return model.eval()
+
+
+def _refuse_odd(folder: Path) -> None:
+    """Raise ValueError or OSError if building the model of a folder would not end."""
+    tensors = [tensors_of(path) for path in folder.glob("*.safetensors")]
+    refuse_endless(settings_of(folder / "config.json"), sum(map(len, tensors)))
 
 
 def _where(home: Home) -> dict[str, Any]:
@@ -431,7 +496,7 @@ def _unloadable(home: Home, problem: object) -> HarnessError:
             "that may read it, or correct the name"
         )
     return HarnessError(
-        f"the model {home.source} cannot be loaded: {_first_line(problem)}; "
+        f"the model {home.source} cannot be loaded: {first_line(problem)}; "
         "name a folder or a hub id that holds a chat model as safetensors"
     )
 
@@ -450,14 +515,9 @@ def _is_refused(problem: object) -> bool:
 
 def _damaged(adapter: Path, problem: object) -> EvidenceError:
     return EvidenceError(
-        f"{adapter}: the adapter cannot be loaded: {_first_line(problem)}; "
+        f"{adapter}: the adapter cannot be loaded: {first_line(problem)}; "
         "delete the folder to train it again"
     )
-
-
-def _first_line(problem: object) -> str:
-    lines = str(problem).strip().splitlines()
-    return lines[0][:300].rstrip(".") if lines else type(problem).__name__
 
 
 @contextmanager

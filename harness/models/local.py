@@ -9,27 +9,37 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.chat_template import prompting_of, template_settings
 from harness.models import weights
-from harness.records import ModelSpec, Reply, Request
+from harness.records import HarnessError, ModelSpec, Reply, Request
 
 if TYPE_CHECKING:
     from harness.models.loaded import Home, Loaded
 
 
+_PROMPT_OPTIONS = ("chat_template_kwargs", "tools")
+
+
 class Provider:
     """Keeps one base loaded, with all adapters on it; see `harness.models.Provider`.
 
-    Option: `quantization`, `none` or `nf4` (4 bits with double quantization).
+    Options: `quantization`, `none` or `nf4` (4 bits with double quantization);
+    `chat_template_kwargs`, a table of variables for the chat template; `tools`, a list that takes
+    the place of the cases'.
     """
 
-    options = frozenset({"quantization"})
+    options = frozenset({"quantization", *_PROMPT_OPTIONS})
     in_flight = 0  # batches are answered while the caller waits
 
     def __init__(self) -> None:
         self._loaded: Loaded | None = None
 
     def identity(self, spec: ModelSpec) -> dict[str, Any]:
-        """Return the digests of weights and adapter, the quantization and the kernel."""
+        """Return the digests of weights and adapter, the quantization and the kernel.
+
+        What a table gives to the chat template is there too.
+        """
+        _refuse_bad_options(spec)
         source, quantization = weights.source_of(spec), weights.quantization_of(spec)
         return {
             "weights": weights.digest_of_source(source),
@@ -37,6 +47,7 @@ class Provider:
             "adapter": weights.adapter_digest(spec),
             "quantization": quantization,
             "kernel": weights.kernel(quantization),
+            **template_settings(prompting_of(spec)),
         }
 
     def ask(self, batches: Sequence[Sequence[Request]]) -> Iterator[dict[str, Reply]]:
@@ -65,6 +76,13 @@ class Provider:
             self.close()
             self._loaded = Loaded(home, adapters)
         return self._loaded
+
+
+def _refuse_bad_options(spec: ModelSpec) -> None:
+    try:
+        template_settings(spec.options)
+    except ValueError as problem:
+        raise HarnessError(f"the model {spec.name!r} ({spec.spec}): {problem}") from None
 
 
 def _by_adapter(

@@ -134,6 +134,11 @@ def _bundled(spec: ModelSpec) -> Path:
     return _checked(folder, spec)
 
 
+def is_bundled(folder: Path) -> bool:
+    """Whether `folder` holds the weights of a bundled model."""
+    return folder.parent.parent == Path(str(files("trainers")))
+
+
 def _checked(folder: Path, spec: ModelSpec) -> Path:
     if not any(folder.glob("*.safetensors")):
         raise HarnessError(

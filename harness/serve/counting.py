@@ -101,4 +101,6 @@ def _tokenizer(spec: str, revision: str | None, root: Path) -> Any:
     from trainers.base import find_base
 
     base = find_base(spec, root, revision)
-    return AutoTokenizer.from_pretrained(base.source, revision=base.revision)
+    return AutoTokenizer.from_pretrained(
+        base.source, revision=base.revision, trust_remote_code=False
+    )

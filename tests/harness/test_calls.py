@@ -13,6 +13,7 @@ from harness.calls import (
     history_of,
     nearest,
     outline_of,
+    request_key,
     request_of,
 )
 from harness.models import Models
@@ -200,3 +201,17 @@ def test_the_calls_of_a_case_are_listed_with_why_they_were_asked() -> None:
 def test_a_case_without_any_reply_is_told() -> None:
     with pytest.raises(HarnessError, match="no reply is stored for 'demo:c9'; write SUITE:CASE"):
         history_of("demo:c9", [])
+
+
+def test_what_local_models_are_asked_with_tools_is_asked_again_and_nothing_else() -> None:
+    call = {"type": "function", "function": {"name": "f", "arguments": "{}"}}
+    called = (USER, {"role": "assistant", "tool_calls": [call]}, USER)
+    for provider, again in (("local", True), ("bundled", True), ("openai", False)):
+        spec = replace(SPEC, provider=provider)
+        plain = request_of(Known(), spec, (USER,), case=Case("demo", "a", (USER,)))
+        tools = request_of(Known(), spec, (USER,), case=Case("demo", "a", (USER,), tools=(TOOL,)))
+        history = request_of(Known(), spec, called, case=Case("demo", "a", called))
+        identity = Known().identity(spec)
+        assert plain.key == request_key(spec, identity, plain.messages, 0)
+        assert (tools.key != request_key(spec, identity, tools.messages, 0, [TOOL])) == again
+        assert (history.key != request_key(spec, identity, history.messages, 0)) == again

@@ -161,3 +161,20 @@ def test_exact(score):
     assert {name: one["requests"] for name, one in usage.items()} == _planned(plan)
     assert _in_all(plan) == len(project.calls())
     assert any("sees a drop of" in line or "too few" in line for line in plan.lines)
+
+
+def test_the_plan_says_what_of_a_recipe_is_not_learnt(project):
+    earlier = project.row("was it 1")
+    earlier["messages"] += project.row("was it 2")["messages"]
+    weightless = project.row("was it 3")
+    weightless["messages"][-1]["weight"] = 0
+    project.rows("data/train.jsonl", [project.row("was it 4"), earlier, weightless])
+    project.settings(
+        '[tool.harness.candidates.own]\ntrainer = "lora"\nbase = "bundled:pocket"\n'
+        'train = "data/train.jsonl"\n',
+        base="right",
+    )
+    plan = project.run("--harness-plan")
+    assert plan.status == 0
+    for count in ("1 answers before the last of a row", "1 rows with weight 0 at the end"):
+        assert f"candidate own: not learnt: {count}" in plan.lines

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -7,9 +8,20 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from harness.data.jsonl import Row
+from harness.data.jsonl import Row, read_rows
 from harness.records import HarnessError
 from trainers.local import IGNORED, encode
+from trainers.recipe import Data, learnable
+
+CALLS = (
+    "{% if tools %}<|im_start|>system\n{{ tools | tojson }}<|im_end|>\n{% endif %}"
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content or '' }}"
+    "{% for c in m.tool_calls or [] %}<tool_call>{{ c.function | tojson }}</tool_call>{% endfor %}"
+    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+TOOLS = [{"type": "function", "function": {"name": "track", "parameters": {"type": "object"}}}]
+CALL = {"type": "function", "function": {"name": "track", "arguments": '{"number": 7}'}}
+USER = {"role": "user", "content": "Where is 7?"}
 
 
 def example_row(prompt: str, answer: str) -> Row:
@@ -72,3 +84,83 @@ def test_a_conversation_that_the_template_refuses_is_named(
     monkeypatch.setattr(tokenizer, "chat_template", refusing)
     with pytest.raises(HarnessError, match=r"^train\.jsonl:1: .*no system message, please"):
         encode([example_row("hello", "hi")], tokenizer, 2_048)
+
+
+def rows_of(tmp_path: Path, *rows: dict[str, Any]) -> list[Row]:
+    file = tmp_path / "train.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return read_rows(file, tmp_path)
+
+
+def learnt(tokenizer: Any, rows: list[Row], **prompting: Any) -> list[str]:
+    examples = encode(rows, tokenizer, 2_048, prompting)
+    return [tokenizer.decode([t for t in one.labels if t != IGNORED]) for one in examples]
+
+
+@pytest.mark.parametrize("content", [{}, {"content": None}, {"content": ""}])
+def test_an_answer_of_calls_alone_is_learnt_as_the_template_has_it(
+    tokenizer: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(tokenizer, "chat_template", CALLS)
+    answer = {"role": "assistant", "tool_calls": [CALL], **content}
+    rows = rows_of(tmp_path, {"messages": [USER, answer], "tools": TOOLS})
+    called = '<tool_call>{"name": "track", "arguments": {"number": 7}}</tool_call><|im_end|>'
+    assert learnt(tokenizer, rows) == [called]
+
+
+def test_a_row_that_the_template_cannot_carry_is_refused_with_its_line(
+    tokenizer: Any, tmp_path: Path
+) -> None:
+    plain = {"messages": [USER, {"role": "assistant", "content": "There."}]}
+    calling = {"messages": [USER, {"role": "assistant", "tool_calls": [CALL]}]}
+    with pytest.raises(HarnessError, match=r"^train\.jsonl:2: .* leaves out the tools"):
+        encode(rows_of(tmp_path, plain, {**plain, "id": "b", "tools": TOOLS}), tokenizer, 99)
+    with pytest.raises(HarnessError, match=r"^train\.jsonl:1: .* leaves out the \w+ of"):
+        encode(rows_of(tmp_path, calling), tokenizer, 99)
+
+
+def test_the_table_of_the_base_decides_the_prompt_as_in_asking(
+    tokenizer: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tokenizer, "chat_template", "{{ mood }}" + CALLS)
+    rows = rows_of(tmp_path, {"messages": [USER, {"role": "assistant", "content": "There."}]})
+    prompting = {"tools": TOOLS, "chat_template_kwargs": {"mood": "calm"}}
+    (example,) = encode(rows, tokenizer, 2_048, prompting)
+    prompt = tokenizer.decode(example.input_ids)
+    assert prompt.startswith("calm")
+    assert "track" in prompt
+
+
+def test_a_pattern_that_does_not_end_is_refused_with_the_line(tokenizer: Any) -> None:
+    from copy import deepcopy
+
+    from tokenizers import Regex, pre_tokenizers
+
+    odd = deepcopy(tokenizer)
+    odd.backend_tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"(\w+\s?)*$"), "isolated")
+    with pytest.raises(HarnessError, match=r"^train\.jsonl:1: .*the tokenizer fails"):
+        encode([example_row("the " + "kettle" * 9 + "!", "hi")], odd, 2_048)
+
+
+def test_rows_whose_last_answer_has_no_weight_are_left_out_and_counted(tmp_path: Path) -> None:
+    no, yes = ({"role": "assistant", "content": "There.", "weight": w} for w in (0, 1))
+    rows = tuple(
+        rows_of(
+            tmp_path,
+            {"messages": [USER, yes, USER, no], "id": "a"},
+            {"messages": [USER, no, USER, yes], "id": "b"},
+            {"messages": [USER, yes, USER, yes], "id": "c"},
+        )
+    )
+    data = learnable(Data(rows, rows[:1], rows))
+    assert [row.id for row in data.train] == ["b", "c"] == [row.id for row in data.validation]
+    assert (data.general, data.weightless, data.unlearnt) == ((), 2, 1)
+    with pytest.raises(HarnessError, match=r"^train\.jsonl:1: all last answers have weight 0"):
+        learnable(Data(rows[:1], (), ()))
+
+
+def test_an_answer_that_another_row_ends_with_is_learnt(tmp_path: Path) -> None:
+    turn = [USER, {"role": "assistant", "content": "There."}]
+    rows = rows_of(tmp_path, {"messages": turn}, {"messages": turn * 2})
+    assert Data(tuple(rows), (), ()).unlearnt == 0
+    assert Data(tuple(rows[1:]), (), ()).unlearnt == 1

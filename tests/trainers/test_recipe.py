@@ -294,3 +294,79 @@ print([name for name in heavy.split() if name in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stderr
+
+
+CALLING = {
+    "role": "assistant",
+    "tool_calls": [{"type": "function", "function": {"name": "f", "arguments": "{}"}}],
+}
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
+        ({"messages": [{"role": "user", "content": "hi"}, CALLING]}, "calls of tools"),
+    ],
+)
+def test_rows_that_no_template_of_the_base_speaks_of_are_refused_at_once(
+    project: Any, row: dict[str, Any], said: str
+) -> None:
+    rows = [*project.tickets(2), {**project.row("hi", "there"), **row}]
+    with pytest.raises(HarnessError, match=rf"^train\.jsonl:3: .* has no place for {said}"):
+        project.recipe(rows)
+
+
+def test_what_was_made_of_data_without_tools_stays_known(project: Any) -> None:
+    weighted = project.row("hi", "there")
+    weighted["messages"][1]["weight"] = 1
+    recipe = replace(project.recipe([*project.tickets(3), weighted]), base=PLAIN.base)
+    assert recipe.fingerprint == "d2150d555f78b7fc"
+
+
+def test_the_table_of_the_base_counts_where_it_changes_the_prompt(project: Any) -> None:
+    project.write("train.jsonl", project.tickets(3))
+    settings = CandidateSettings(trainer="lora", train="train.jsonl")
+
+    def fingerprint(**options: Any) -> str:
+        base = f"local:{project.base}"
+        return resolve("a", settings, base, project.root, None, options).fingerprint
+
+    plain = fingerprint()
+    assert plain == fingerprint(quantization="nf4", thinking="strip")
+    others = [{"chat_template_kwargs": {"a": 1}}, {"thinking": "off"}, {"tools": [{"name": "f"}]}]
+    assert len({plain, *(fingerprint(**other) for other in others)}) == 4
+    with pytest.raises(HarnessError, match=r"the base .* tools is no list of tables"):
+        fingerprint(tools=5)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("config.json", "[" * 100_000),
+        ("config.json", "[]"),
+        ("config.json", '{"num_hidden_layers": 1000000000}'),
+        ("config.json", '{"text_config": {"n_layer": "all"}}'),
+        ("more.safetensors", "\0" * 8),
+        ("more.safetensors", "\x02\0\0\0\0\0\0\0[]"),
+        ("more.safetensors", '\x0b\0\0\0\0\0\0\0{"a": true}'),
+    ],
+)
+def test_an_odd_base_is_one_sentence(
+    tiny_base: Path, tmp_path: Path, name: str, content: str
+) -> None:
+    folder = tmp_path / "odd"
+    shutil.copytree(tiny_base, folder)
+    (folder / name).write_text(content)
+    with pytest.raises(HarnessError, match=r"is no whole model in [^\n]+$"):
+        find_base(f"local:{folder}", tmp_path)
+
+
+@pytest.mark.parametrize("text", [5, [], {"vocab_size": "x"}])
+def test_a_vocabulary_of_a_wrong_type_is_unknown(
+    tiny_base: Path, tmp_path: Path, text: object
+) -> None:
+    folder = tmp_path / "odd"
+    shutil.copytree(tiny_base, folder)
+    (folder / "config.json").write_text(json.dumps({"text_config": text}))
+    assert find_base(f"local:{folder}", tmp_path).vocabulary is None

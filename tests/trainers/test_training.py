@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from filelock import FileLock
 import trainers
 from harness.records import Candidate, EvidenceError, HarnessError
 from trainers import Event, TrainingError
-from trainers.local import encode
+from trainers.local import encode, tokenizer_of
 from trainers.recipe import Recipe
 
 pytestmark = pytest.mark.slow
@@ -395,3 +395,100 @@ def test_a_progress_that_raises_ends_the_child(project: Any) -> None:
         trainers.train(short(project), project.home, interrupt)
     assert children
     assert all(map(is_gone, children))
+
+
+# ---------------------------------------------------------------- tools, odd bases
+
+CALLING = (
+    "{% if tools %}<|im_start|>system\n{{ tools | tojson }}<|im_end|>\n{% endif %}"
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content or '' }}"
+    "{% for c in m.tool_calls or [] %}<tool_call>{{ c.function | tojson }}</tool_call>{% endfor %}"
+    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+TOOLS = [{"type": "function", "function": {"name": "track"}}]
+
+
+def with_template(project: Any, folder: Path, template: str) -> Any:
+    shutil.copytree(project.base, folder)
+    (folder / "chat_template.jinja").write_text(template)
+    return replace(project, base=folder)
+
+
+def test_calls_are_trained_asked_and_read_and_what_is_not_learnt_is_told(
+    project: Any, tmp_path: Path
+) -> None:
+    from harness.calls import request_of
+    from harness.models import Models
+    from harness.records import Case, ModelSpec, Sampling
+
+    own = with_template(project, tmp_path / "calling", CALLING)
+    user = {"role": "user", "content": "kettle"}
+    function = {"name": "track", "arguments": json.dumps({"item": "kettle"})}
+    turn = [user, {"role": "assistant", "content": None, "tool_calls": [{"function": function}]}]
+    weightless = {"messages": [user, {"role": "assistant", "content": "no", "weight": 0}]}
+    rows = [{"id": str(n), "messages": turn, "tools": TOOLS} for n in range(10)]
+    earlier = {"messages": [*own.row("hi", "ho")["messages"], *turn], "tools": TOOLS}
+    recipe = own.recipe(
+        [*rows, earlier, weightless],
+        trainer="lora",
+        epochs=80,
+        learning_rate=5e-3,
+        rank=32,
+        dropout=0,
+    )
+    events: list[Event] = []
+    made = trainers.train(recipe, own.home, events.append)
+    assert (made.rows, made.dropped) == (11, 0)
+    assert made.findings[:2] == (
+        "not learnt: 1 answers before the last of a row",
+        "not learnt: 1 rows with weight 0 at the end",
+    )
+    assert "; ".join(made.findings[:2]) in [event.message for event in events]
+    assert trainers.find(recipe, own.home) == replace(made, cached=True)
+
+    spec = ModelSpec("new", "local", str(own.base), adapter=made.path, sampling=Sampling(0.0, 64))
+    case = Case("demo", "a", (user,), tools=tuple(TOOLS))
+    models = Models()
+    request = request_of(models, spec, case.messages, case=case)
+    (replies,) = models.ask([[request]])
+    models.close()
+    (call,) = replies[request.key].tool_calls
+    assert call["function"] == function
+
+
+def test_a_row_that_the_template_cannot_carry_fails_before_the_base_is_loaded(
+    project: Any, tmp_path: Path
+) -> None:
+    own = with_template(project, tmp_path / "odd", CALLING.replace("tools | tojson", "'tools'"))
+    recipe = own.recipe([*project.tickets(2), {**project.row("hi", "ho"), "tools": TOOLS}])
+    for file in own.base.glob("*.safetensors"):
+        file.write_bytes(b"")  # loading it would fail in other words
+    with pytest.raises(TrainingError, match=r"train\.jsonl:3: .* leaves out the tools"):
+        trainers.train(recipe, own.home)
+
+
+def test_a_template_that_does_not_end_ends_the_training(
+    project: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    never = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+    own = with_template(project, tmp_path / "odd", never)
+    impatient = "import sys, trainers.local as t; t.ROW_S = 0.3; sys.exit(t.main(*sys.argv[1:]))"
+    start = subprocess.Popen
+    monkeypatch.setattr(
+        trainers.subprocess, "Popen", lambda a, **o: start([a[0], "-c", impatient, *a[4:]], **o)
+    )
+    with pytest.raises(TrainingError, match="does not end on a row"):
+        trainers.train(own.recipe(project.tickets(2)), own.home)
+
+
+def test_code_in_the_folder_of_a_base_is_never_run(
+    project: Any, tmp_path: Path, add_code: Callable[[Path], Path]
+) -> None:
+    own = with_template(project, tmp_path / "odd", CALLING)
+    trace = add_code(own.base)
+    with pytest.raises(HarnessError, match=r"the tokenizer of the base .* cannot be loaded"):
+        tokenizer_of(own.recipe(project.tickets(2)))
+    shutil.copy(project.base / "tokenizer_config.json", own.base)
+    with pytest.raises(TrainingError, match="ended with status 1"):
+        trainers.train(own.recipe(project.tickets(2)), own.home)
+    assert not trace.exists()

@@ -13,11 +13,21 @@ from typing import Any
 
 import pytest
 
-from harness.calls import request_key
+from harness.calls import request_key, request_of
+from harness.data.jsonl import Row
 from harness.models import Models, decode, weights
-from harness.records import EvidenceError, HarnessError, ModelSpec, Reply, Request, Sampling
+from harness.records import (
+    Case,
+    EvidenceError,
+    HarnessError,
+    ModelSpec,
+    Reply,
+    Request,
+    Sampling,
+)
 from harness.replies import Replies, batches
 from harness.store import Store
+from trainers.local import prompt_of
 
 TEXTS = [
     "hi",
@@ -570,7 +580,7 @@ def test_a_damaged_base_is_named(
 def test_unknown_quantization_and_options_are_named(tiny_base: Path) -> None:
     with pytest.raises(HarnessError, match=r"quantization = 'int3'; use one of none, nf4"):
         Models().identity(spec_of(tiny_base, options={"quantization": "int3"}))
-    with pytest.raises(HarnessError, match=r"no option 'temprature'; local models take quant"):
+    with pytest.raises(HarnessError, match=r"no option .temprature.; local models take chat_"):
         Models().identity(spec_of(tiny_base, options={"temprature": 1}))
 
 
@@ -699,3 +709,133 @@ def test_batches_of_a_base_and_its_candidate_are_cut_alike(
     one, other = cut.values()
     assert one == other
     assert len(one) > 2
+
+
+# ---------------------------------------------------------------- tools and template variables
+
+TOOLS = ({"type": "function", "function": {"name": "track", "parameters": {"type": "object"}}},)
+CALLING = (
+    "{{ mood }}{% if tools %}<|im_start|>system\n{{ tools | tojson }}<|im_end|>\n{% endif %}"
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content or '' }}"
+    "{% for c in m.tool_calls or [] %}<tool_call>{{ c.function | tojson }}</tool_call>{% endfor %}"
+    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+CALL = '<tool_call>{"name": "track", "arguments": {"number": 7}}</tool_call>'
+
+
+@pytest.fixture
+def calling_base(tiny_base: Path, tmp_path: Path) -> Path:
+    folder = copied(tiny_base, tmp_path)
+    (folder / "chat_template.jinja").write_text(CALLING)
+    return folder
+
+
+@pytest.fixture
+def say(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[str]]:
+    """Let models say a text; return the list of the prompts that they read."""
+
+    def saying(text: str) -> list[str]:
+        prompts: list[str] = []
+
+        def stream(model: Any, batches: Any, stop: Any, pad: int, most: float) -> Iterator[Any]:
+            from transformers import AutoTokenizer
+
+            tokenizer = AutoTokenizer.from_pretrained(model.config.name_or_path)
+            said = [*tokenizer(text)["input_ids"], tokenizer.eos_token_id]
+            for row in [row for rows in batches for row in rows]:
+                prompts.append(tokenizer.decode(row.tokens))
+                yield [decode.Ended(row, said, 0.0)]
+
+        monkeypatch.setattr(decode, "Stream", stream)
+        return prompts
+
+    return saying
+
+
+def asked_with(models: Models, spec: ModelSpec, *tools: Any) -> Reply:
+    case = Case("demo", "a", ({"role": "user", "content": "hi"},), tools=tools)
+    request = request_of(models, spec, case.messages, case=case)
+    return answers(models, [request])[request.key]
+
+
+def test_a_local_model_is_asked_with_the_tools_it_learnt_with(
+    calling_base: Path, models: Models, say: Callable[[str], list[str]]
+) -> None:
+    from transformers import AutoTokenizer
+
+    prompts = say(CALL)
+    reply = asked_with(models, spec_of(calling_base), *TOOLS)
+    messages = ({"role": "user", "content": "hi"}, {"role": "assistant", "content": "x"})
+    row = Row(1, "a", messages, (), None, TOOLS, "train.jsonl:1")
+    tokenizer = AutoTokenizer.from_pretrained(calling_base)
+    assert prompts == [tokenizer.decode(prompt_of(row, tokenizer))]
+    (call,) = reply.tool_calls
+    assert call["function"] == {"name": "track", "arguments": '{"number": 7}'}
+    assert (reply.text, reply.finish_reason) == ("", "tool_calls")
+
+
+def test_what_looks_like_a_call_is_an_answer_where_no_tools_were_given(
+    calling_base: Path, models: Models, say: Callable[[str], list[str]]
+) -> None:
+    say(CALL)
+    reply = asked_with(models, spec_of(calling_base))
+    assert (reply.text, reply.tool_calls, reply.finish_reason) == (CALL, (), "stop")
+
+
+def test_the_parser_that_a_tokenizer_brings_reads_the_calls(
+    calling_base: Path, models: Models, say: Callable[[str], list[str]]
+) -> None:
+    file = calling_base / "tokenizer_config.json"
+    parser = {
+        "start_anchor": "<|im_start|>assistant\n",
+        "defaults": {"role": "assistant"},
+        "fields": {
+            "content": {},
+            "tool_calls": {
+                "open_pattern": r"<<(?P<name>\w+)",
+                "close": ">>",
+                "repeats": True,
+                "content": "json",
+                "transform": {
+                    "type": "function",
+                    "function": {"name": "{name}", "arguments": "{content}"},
+                },
+            },
+        },
+    }
+    file.write_text(json.dumps({**json.loads(file.read_text()), "response_template": parser}))
+    say('Wait. <<track {"number": 7}>>')
+    reply = asked_with(models, spec_of(calling_base), *TOOLS)
+    assert [call["function"]["name"] for call in reply.tool_calls] == ["track"]
+    assert reply.text == "Wait."
+
+
+@pytest.mark.parametrize("provider", ["bundled", "local"])
+def test_a_template_without_tools_costs_the_reply_and_says_so(
+    tiny_base: Path, models: Models, provider: str
+) -> None:
+    target = "pocket" if provider == "bundled" else str(tiny_base)
+    spec = replace(spec_of(tiny_base), provider=provider, target=target)
+    assert "leaves out the tools" in (asked_with(models, spec, *TOOLS).error or "")
+    assert asked_with(models, spec).error is None
+
+
+def test_the_table_gives_tools_and_variables_to_the_template(
+    calling_base: Path, models: Models, say: Callable[[str], list[str]]
+) -> None:
+    prompts = say(CALL)
+    plain = spec_of(calling_base)
+    table = {"tools": list(TOOLS), "chat_template_kwargs": {"mood": "calm"}}
+    reply = asked_with(models, replace(plain, options=table))
+    assert prompts[0].startswith("calm")
+    assert "track" in prompts[0]
+    assert reply.tool_calls
+    others = [{"chat_template_kwargs": {"mood": "sad"}}, {"tools": []}, table]
+    specs = [plain, replace(plain, thinking="off"), *(replace(plain, options=o) for o in others)]
+    identities = [json.dumps(Models().identity(spec)) for spec in specs]
+    assert len(set(identities)) == 5
+    assert "tools" not in identities[0]
+    assert "chat_template_kwargs" not in identities[0]
+    for wrong in ({"tools": 5}, {"chat_template_kwargs": "calm"}):
+        with pytest.raises(HarnessError, match=r"the model 'base' .*\) *: \w+ is no "):
+            models.identity(replace(plain, options=wrong))
