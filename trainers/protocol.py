@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.models.failures import CallFailed, Kind
 from trainers.hosted_job import Job, error_of, job_of, loss, whole
-from trainers.service import PATIENCE_S, Service
+from trainers.service import Service
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -77,7 +77,7 @@ def create(service: Service, body: Mapping[str, Any]) -> str:
     return service.once(call)
 
 
-def job(service: Service, name: str, patience_s: float = PATIENCE_S) -> Job:
+def job(service: Service, name: str, patience_s: float | None = None) -> Job:
     """Return the job with this id.
 
     Raises:

@@ -77,8 +77,10 @@ class Service:
             kind = NeverSent if _is_unsent(problem) else CallFailed
             raise self._told(failure_of(problem, CALL_S), kind) from None
 
-    def ask(self, work: Callable[[OpenAI], _T], patience_s: float = PATIENCE_S) -> _T:
+    def ask(self, work: Callable[[OpenAI], _T], patience_s: float | None = None) -> _T:
         """Return what `work` returns, trying again for `patience_s` where that may help.
+
+        `patience_s` is `PATIENCE_S` unless it is given.
 
         For calls that do no harm when they are done twice.
 
@@ -91,7 +93,7 @@ class Service:
         retrying = Retrying(
             retry=retry_if_exception(is_passing),
             wait=_pause_after,
-            stop=stop_after_delay(patience_s),
+            stop=stop_after_delay(PATIENCE_S if patience_s is None else patience_s),
             sleep=time.sleep,
             reraise=True,
         )

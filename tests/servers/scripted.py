@@ -355,7 +355,7 @@ class Scripted:
                 "id": f"ckpt-{step}",
                 "object": "fine_tuning.job.checkpoint",
                 "created_at": 1,
-                "fine_tuned_model_checkpoint": f"{self._tuned(name)}:ckpt-step-{step}",
+                "fine_tuned_model_checkpoint": f"{self.tuned(name)}:ckpt-step-{step}",
                 "fine_tuning_job_id": name,
                 "step_number": step,
                 "metrics": {"step": step, "train_loss": 1.0 / step, "full_valid_loss": 1.1 / step},
@@ -371,7 +371,7 @@ class Scripted:
         last = len(self.statuses) - 1
         return str(self.statuses[min(int(passed * last), last)])
 
-    def _tuned(self, name: str) -> str:
+    def tuned(self, name: str) -> str:
         body = self.jobs[name]["body"]
         return f"ft:{body['model']}:org:{body.get('suffix') or ''}:{name}"
 
@@ -385,7 +385,7 @@ class Scripted:
             "object": "fine_tuning.job",
             "created_at": int(job["made"]),
             "error": self.errors.get(status, {}),
-            "fine_tuned_model": self._tuned(job["id"]) if done and self.named else None,
+            "fine_tuned_model": self.tuned(job["id"]) if done and self.named else None,
             "finished_at": int(job["made"] + self.job_s) if done else None,
             "hyperparameters": {"n_epochs": 3, "batch_size": 4, "learning_rate_multiplier": 1.0},
             "model": body["model"],
