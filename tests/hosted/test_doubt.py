@@ -121,7 +121,7 @@ def forget_all(project: Any) -> None:
 
 
 def test_a_doubt_is_listed_and_a_job_is_adopted(account: Any) -> None:
-    project = account(metadata_kept=False)
+    project = account(metadata_kept=False, job_s=0)
     doubtful(project)
     plan: Any = _Plan(project)
     [told] = overview(plan)
