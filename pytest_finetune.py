@@ -77,7 +77,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--harness-yes",
         action="store_true",
-        help="train at paid services without a --harness-max-cost",
+        help="train at paid services without a --harness-max-cost, and ask paid models again "
+        "what a damaged store lost",
     )
     group.addoption(
         "--harness-baseline",

@@ -270,7 +270,7 @@ def runs(context: typer.Context) -> None:
     from harness.report import runs as tables
 
     with _store() as store:
-        _print(tables.overview(store.summary(run) for run in store.run_ids()))
+        _print(tables.overview(store.summaries()))
 
 
 @runs_app.command("show")
@@ -327,6 +327,18 @@ def prune(
                 f"the cache holds no replies of {model!r}; there: {', '.join(known) or 'none'}"
             )
         _say(f"deleted {store.prune(before, model or None):,} replies")
+
+
+@cache_app.command("accept-loss")
+def accept_loss() -> None:
+    """Let paid models be asked again what a damaged store lost."""
+    with _store() as store:
+        losses = store.losses()
+        store.accept_losses()
+    for told in losses or ["nothing was lost"]:
+        typer.echo(told)
+    if losses:
+        typer.echo("what is missing is asked again by the next run")
 
 
 @cache_app.command("explain")

@@ -414,11 +414,12 @@ class Preparation:
             notes=(
                 *self._notes,
                 *self._hosting.notes,
-                *filter(None, [self._store.rescued]),
+                *self._store.notes,
                 *remarks.thinking_notes(arms, usage),
                 *remarks.refusal_notes({arm.name: arm.spec for arm in used}, self._models),
             ),
             alarms=(
+                *self._store.alarms,
                 *remarks.thinking_alarms(arms, usage),
                 *remarks.sampling_alarms(used, self._models),
             ),

@@ -34,6 +34,8 @@ SHARED_ROWS = 16
 """So many requests that begin alike are worth batches of their own."""
 LOADED = ("bundled", "local")
 """Providers whose models take the memory of this machine: one base after the other."""
+PAID = ("openai",)
+"""Providers whose models cost money, or may: nobody knows who is behind an endpoint."""
 SHORTFALLS = 0.05
 """The share of a model's replies that may be empty, refused or truncated without an alarm."""
 
@@ -59,7 +61,8 @@ class Progress:
 class Limits:
     """What a run may not do: ask anything (`offline`), or spend more than `max_cost_usd`.
 
-    Paid trainings need such a limit, or `yes`.
+    `yes` agrees to paid trainings, which such a limit does too, and to asking paid models again
+    what a damaged store lost.
     """
 
     offline: bool = False
@@ -248,9 +251,9 @@ class Replies:
     ) -> Iterator[dict[str, Reply]]:
         if refusals := self._refusals(waiting):
             yield refusals
-            return
-        left = dict.fromkeys(waiting)
-        for answers in self._models.ask(missing):
+        left = {key: None for key in waiting if key not in refusals}
+        allowed = [[request for request in batch if request.key in left] for batch in missing]
+        for answers in self._models.ask(allowed):
             self._keep(waiting, answers)
             for key in answers:
                 del left[key]
@@ -326,7 +329,27 @@ class Replies:
             self.refuse_cost(waiting.values())
         except HarnessError as problem:
             return dict.fromkeys(waiting, Reply(error=str(problem)))
-        return {}
+        paid = [key for key, request in waiting.items() if self._is_paid(request.model)]
+        reason = self._loss() if paid else ""
+        return dict.fromkeys(paid, Reply(error=reason)) if reason else {}
+
+    def _is_paid(self, spec: ModelSpec) -> bool:
+        return spec.provider in PAID or spec.spec in self._prices.own
+
+    def _loss(self) -> str:
+        """Return why paid models are not asked what a damaged store may have lost; "" if they are.
+
+        Consent is for good: the loss is forgotten.
+        """
+        losses = self._store.losses()
+        if losses and self._limits.yes:
+            self._store.accept_losses()
+        if not losses or self._limits.yes:
+            return ""
+        return (
+            "not asked: the store was damaged, and this reply may have been paid for and lost; to "
+            "ask paid models again, run once with --harness-yes, or run: harness cache accept-loss"
+        )
 
     def _misses(self, waiting: Mapping[str, Request]) -> dict[str, Reply]:
         errors: dict[str, Reply] = {}

@@ -81,6 +81,8 @@ class Session:
     _settings: Settings | None = None
     _arms: tuple[PlannedArm, ...] = ()
     _preparation: Preparation | None = None
+    _store_notes: list[str] = field(default_factory=list)
+    _store_alarms: list[str] = field(default_factory=list)
     _judged: Judged | None = None
     _schemas: dict[str, Any] = field(default_factory=dict)
     _before: dict[tuple[str, str, str, int], dict[str, Score]] = field(default_factory=dict)
@@ -489,26 +491,21 @@ class Session:
         from harness.judges import Judges, panel
         from harness.judging import Judged, Wave
         from harness.remarks import refusal_notes
-        from harness.store import Store
 
         self.close()  # the models have answered: their memory is free for a judge
-        replies: Replies | None = None
         try:
-            store = Store(self.root / self.settings.store / "store.sqlite")
-            replies = self._replies(store, prepared)
-            judges = Judges(panel(self.settings, self.root), replies)
-            trusted = doubts(store, judges)
-            wave = Wave(self.results, self.arms, judges, self.settings.rules, trusted)
-            with waiting_its_turn(self.root / self.settings.store):
-                found = wave.run()
-            usage = replies.usage(judges.requests)
-            told = refusal_notes({r.model.name: r.model for r in judges.requests}, replies.models)
+            with self._store() as store, closing(self._replies(store, prepared)) as replies:
+                judges = Judges(panel(self.settings, self.root), replies)
+                trusted = doubts(store, judges)
+                wave = Wave(self.results, self.arms, judges, self.settings.rules, trusted)
+                with waiting_its_turn(self.root / self.settings.store):
+                    found = wave.run()
+                usage = replies.usage(judges.requests)
+                asked = {request.model.name: request.model for request in judges.requests}
+                told = refusal_notes(asked, replies.models)
             found = replace(found, notes=(*found.notes, *told))
         except (HarnessError, EvidenceError) as problem:
             found, usage = Judged(tuple(self.results), errors=(str(problem),)), {}
-        finally:
-            if replies:
-                replies.close()
         self.results[:] = found.results
         self.prepared = replace(prepared, usage={**prepared.usage, **usage})
         self._judged = found
@@ -569,12 +566,10 @@ class Session:
     def _read_by_people(self) -> dict[str, bool]:
         """Return which replies people would ship, where a gate asks for it."""
         from harness import votes
-        from harness.store import Store
 
-        path = self.root / self.settings.store / "store.sqlite"
         if not any(rule.max_would_not_ship is not None for rule in self.settings.rules):
             return {}
-        with closing(Store(path)) as store:
+        with self._store() as store:
             return votes.ships(store.votes())
 
     def _about_mode(self, judged: Judgement) -> list[str]:
@@ -590,18 +585,15 @@ class Session:
         """Put `run` into the store; it is undecidable where the store cannot take it."""
         from harness import history
         from harness.report.results import as_results
-        from harness.store import Store
 
         try:
-            store = Store(self.root / self.settings.store / "store.sqlite")
-            store.add_run(
-                as_results(run),
-                [history.without_secrets(arm) for arm in run.arms],
-                history.replies_of(self.results),
-                history.asked_by(self.results),
-            )
-            store.close()
-            run = replace(run, notes=(*run.notes, *filter(None, [store.rescued])))
+            with self._store() as store:
+                store.add_run(
+                    as_results(run),
+                    [history.without_secrets(arm) for arm in run.arms],
+                    history.replies_of(self.results),
+                    history.asked_by(self.results),
+                )
         except (HarnessError, EvidenceError) as problem:
             return replace(
                 run,
@@ -609,7 +601,20 @@ class Session:
                 exit_status=status_after(run.exit_status, Decision.UNDECIDABLE),
                 errors=tuple(dict.fromkeys((*run.errors, str(problem)))),
             )
-        return run
+        notes, alarms = (*run.notes, *self._store_notes), (*run.alarms, *self._store_alarms)
+        return replace(run, notes=notes, alarms=alarms)
+
+    @contextmanager
+    def _store(self) -> Iterator[Store]:
+        """Open the store; what it has to say is for the report."""
+        from harness.store import Store
+
+        with closing(Store(self.root / self.settings.store / "store.sqlite")) as store:
+            try:
+                yield store
+            finally:
+                self._store_notes += store.notes
+                self._store_alarms += store.alarms
 
     def _write(self, run: Run) -> str:
         from harness import report

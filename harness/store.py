@@ -7,11 +7,13 @@ writers lose most of their writes to "database is locked".
 from __future__ import annotations
 
 import json
+import os
 import re
 import secrets
 import sqlite3
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,7 +22,7 @@ from typing import Any, TypeVar
 
 from filelock import FileLock
 
-from harness import progress, salvage
+from harness import progress, salvage, schema
 from harness.records import (
     Arm,
     Calibration,
@@ -32,42 +34,11 @@ from harness.records import (
     Vote,
     as_table,
 )
+from harness.schema import TABLES
 
-SCHEMA_VERSION = 4
 BUSY_SECONDS = 30.0
 
 _KEYS_PER_QUERY = 500  # SQLite takes at most 999 variables where it is old
-_SCHEMA = (
-    "CREATE TABLE replies"
-    " (key TEXT PRIMARY KEY, model TEXT NOT NULL, label TEXT NOT NULL, fields TEXT NOT NULL,"
-    " value TEXT NOT NULL, created TEXT NOT NULL)",
-    # What must not outlive a run, for its other processes: errors and refusals.
-    "CREATE TABLE passing (run TEXT NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL,"
-    " PRIMARY KEY (run, key)) WITHOUT ROWID",
-    # The cases are apart from the rest of the results: a list of runs does not read them.
-    "CREATE TABLE runs (id TEXT PRIMARY KEY, started TEXT NOT NULL, results TEXT NOT NULL,"
-    " cases TEXT NOT NULL, arms TEXT NOT NULL)",
-    "CREATE TABLE run_replies"
-    " (run TEXT NOT NULL REFERENCES runs (id), model TEXT NOT NULL, suite TEXT NOT NULL,"
-    " case_id TEXT NOT NULL, trial INTEGER NOT NULL, digest TEXT NOT NULL, reply TEXT NOT NULL,"
-    " scores TEXT NOT NULL, PRIMARY KEY (run, model, suite, case_id, trial)) WITHOUT ROWID",
-    "CREATE TABLE promotions (number INTEGER PRIMARY KEY, run TEXT NOT NULL REFERENCES runs (id),"
-    " model TEXT NOT NULL, promoted TEXT NOT NULL)",
-    # What the models of the runs were asked, by the digest of the case.
-    "CREATE TABLE cases (digest TEXT PRIMARY KEY, asked TEXT NOT NULL)",
-    "CREATE TABLE votes (number INTEGER PRIMARY KEY, pair TEXT NOT NULL, rater TEXT NOT NULL,"
-    " left TEXT NOT NULL, right TEXT NOT NULL, vote TEXT NOT NULL, created TEXT NOT NULL,"
-    " UNIQUE (pair, rater))",
-    # What names and orders the pairs that people read, so that nothing else tells their sides.
-    "CREATE TABLE blinding (number INTEGER PRIMARY KEY, secret TEXT NOT NULL)",
-    "CREATE TABLE calibrations (key TEXT PRIMARY KEY, value TEXT NOT NULL)",
-    f"PRAGMA user_version = {SCHEMA_VERSION}",
-)
-# What services were found to refuse. Stores of earlier versions get it when they are opened.
-_REFUSALS = (
-    "CREATE TABLE IF NOT EXISTS refusals (place TEXT NOT NULL, model TEXT NOT NULL,"
-    " value TEXT NOT NULL, PRIMARY KEY (place, model))"
-)
 _UNUSABLE = tuple(
     f"SQLITE_{name}" for name in ("BUSY", "LOCKED", "READONLY", "FULL", "CANTOPEN", "PERM", "AUTH")
 )
@@ -77,7 +48,8 @@ _NETWORK = re.compile(
 )
 
 
-_DAMAGE = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
+_DAMAGE = ("SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_TOOBIG")
+_TRIES = 3
 _T = TypeVar("_T")
 
 
@@ -122,16 +94,25 @@ class Promotion:
     promoted: str
 
 
+class _DamagedError(Exception):
+    """The file is damaged, though SQLite does not say so."""
+
+
+class _MovedError(Exception):
+    """Another process has set the file aside."""
+
+
 class Store:
     """The replies and the runs in the SQLite file `path`, which is made where it is missing.
 
     Any number of processes may write to one file; an object belongs to the thread that made it.
     Where the file is damaged, what can be read of it moves to a new file, the damaged one is kept
-    under another name, and `rescued` says so.
+    under another name, and `rescued` says so. `alarms` are what people must know: that something
+    is lost, and `notes` the rest.
 
     Raises:
-        HarnessError: the file lies on a network file system, cannot be opened, or is no store of
-            this version.
+        HarnessError: the file lies on a network file system, cannot be opened, or is no store that
+            this version can read.
         EvidenceError: a run in it cannot be read.
 
     """
@@ -139,30 +120,20 @@ class Store:
     def __init__(self, path: Path) -> None:
         self._path = path
         self.rescued = ""
+        self.alarms: list[str] = []
+        self.notes: list[str] = []
+        self._damaged_rows: Counter[str] = Counter()
         _refuse_network(path)
         with self._spoken():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            # Switching a new file to WAL ignores the busy timeout: one process at a time.
-            with self._alone():
-                try:
-                    self._connection = self._open()
-                except sqlite3.DatabaseError as problem:
-                    if not _is_damage(problem):
-                        raise
-                    self._rescue()
+            self._connection = self._opened()
 
     def replies(self, keys: Iterable[str]) -> dict[str, Reply]:
         """Return the stored replies among `keys`; a damaged one is dropped, to be asked again."""
         wanted = list(dict.fromkeys(keys))
-
-        def select() -> dict[str, object]:
-            values: dict[str, object] = {}
-            for start in range(0, len(wanted), _KEYS_PER_QUERY):
-                values.update(self._select(wanted[start : start + _KEYS_PER_QUERY]))
-            return values
-
-        values = self._safely(select)
-        found = {key: _decoded(value) for key, value in values.items()}
+        found = self._safely(lambda: self._found(wanted))
+        if len(found) < len(wanted) and not self._checked:
+            self._safely(self._check)  # a damaged index hides replies without a word
+            found = self._safely(lambda: self._found(wanted))
         self._drop([key for key, reply in found.items() if reply is None])
         return {key: reply for key, reply in found.items() if reply is not None}
 
@@ -177,12 +148,12 @@ class Store:
             (key, *_call_texts(calls.get(key)), _encoded(reply), now)
             for key, reply in replies.items()
         ]
-        self._write(("INSERT OR REPLACE INTO replies VALUES (?, ?, ?, ?, ?, ?)", rows))
+        self._write(_insertion("replies", rows))
 
     def passing(self, run: str) -> dict[str, Reply]:
         """Return the replies that only this `run` may use."""
-        rows = self._rows("SELECT key, value FROM passing WHERE run = ?", run)
-        found = {key: _decoded(value) for key, value in rows}
+        rows = self._sound("passing", "WHERE run = ?", run)
+        found = {key: _decoded(value) for _, key, value in rows}
         return {key: reply for key, reply in found.items() if reply is not None}
 
     def put_passing(self, run: str, replies: Mapping[str, Reply]) -> None:
@@ -190,31 +161,35 @@ class Store:
         rows = [(run, key, _encoded(reply)) for key, reply in replies.items()]
         self._write(
             ("DELETE FROM passing WHERE run <> ?", [(run,)]),
-            ("INSERT OR REPLACE INTO passing VALUES (?, ?, ?)", rows),
+            _insertion("passing", rows),
         )
 
     def refusals(self) -> dict[tuple[str, str], dict[str, Any]]:
         """Return (service, model) -> what was found to be refused there, as JSON values."""
-        rows = self._rows("SELECT place, model, value FROM refusals")
+        rows = self._sound("refusals")
         return {(place, model): _table(value) for place, model, value in rows}
 
     def put_refusals(self, refusals: Mapping[tuple[str, str], Mapping[str, Any]]) -> None:
         """Store what services were found to refuse; see `refusals`."""
         rows = [(*place, _json(dict(value))) for place, value in refusals.items()]
-        self._write(("INSERT OR REPLACE INTO refusals VALUES (?, ?, ?)", rows))
+        self._write(_insertion("refusals", rows))
 
     def calls(self, label: str | None = None) -> list[StoredCall]:
         """Return the calls whose replies are stored, those of the case `label` or all of them."""
-        query = "SELECT label, fields, model, created FROM replies"
-        condition, values = ("", ()) if label is None else (" WHERE label = ?", (label,))
-        rows = self._rows(query + condition, *values)
-        return [StoredCall(row[0], _table(row[1]), *row[2:]) for row in rows]
+        condition, values = ("", ()) if label is None else ("WHERE label = ?", (label,))
+        rows = self._sound("replies", condition, *values)
+        return [
+            StoredCall(label, _table(fields), model, created)
+            for _, model, label, fields, _, created in rows
+        ]
 
     def stock(self) -> list[Stock]:
         """Return what the cache holds, by model."""
         query = (
             "SELECT model, count(*), sum(length(CAST(value AS BLOB)) + length(fields)),"
-            " min(created), max(created) FROM replies GROUP BY model ORDER BY model"
+            " min(created), max(created) FROM replies"
+            " WHERE typeof(model) = 'text' AND typeof(created) = 'text'"
+            " GROUP BY model ORDER BY model"
         )
         return [Stock(*row) for row in self._rows(query)]
 
@@ -253,37 +228,45 @@ class Store:
         rows = [
             _reply_row(run, model, one) for model, recorded in replies.items() for one in recorded
         ]
+        cases = [(digest, _json(as_table(one))) for digest, one in asked.items()]
         self._write(
-            ("INSERT INTO runs VALUES (?, ?, ?, ?, ?)", [row]),
-            ("INSERT INTO run_replies VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows),
-            (
-                "INSERT OR IGNORE INTO cases VALUES (?, ?)",
-                [(digest, _json(as_table(one))) for digest, one in asked.items()],
-            ),
+            _insertion("runs", [row], "INSERT"),
+            _insertion("run_replies", rows, "INSERT"),
+            _insertion("cases", cases),
         )
 
     def run_ids(self, *, answered: bool = False) -> list[str]:
-        """Return the ids of all runs, the oldest first; `answered`: of those with replies."""
+        """Return the ids of all runs, the oldest first; `answered`: of those with replies.
+
+        Damaged ones are left out, with a note.
+        """
         condition = "WHERE id IN (SELECT run FROM run_replies)" if answered else ""
-        rows = self._rows(f"SELECT id FROM runs {condition} ORDER BY started, rowid")
-        return [run for (run,) in rows]
+        return [run for run, *_ in self._runs(f"{condition} ORDER BY started, rowid")]
 
     def results(self, run: str) -> dict[str, Any]:
         """Return the results of `run` as `results.json` has them."""
-        cases = self._value("SELECT cases FROM runs WHERE id = ?", run)
-        return {**self.summary(run), "cases": cases}
+        rows = self._sound("runs", "WHERE id = ?", run)
+        found = _table(rows[0][2]) if rows else {}
+        if not found:
+            raise self._damaged(f"the run {run} cannot be read")
+        return {**found, "cases": json.loads(rows[0][3])}
 
     def summary(self, run: str) -> dict[str, Any]:
         """Return the results of `run` without its cases."""
-        found: dict[str, Any] = self._value("SELECT results FROM runs WHERE id = ?", run)
-        return found
+        return _table(self._run(run)[2])
+
+    def summaries(self) -> list[dict[str, Any]]:
+        """Return the results of all runs without their cases, the oldest first.
+
+        Damaged ones are left out, with a note.
+        """
+        return [_table(results) for _, _, results, _ in self._runs("ORDER BY started, rowid")]
 
     def arms(self, run: str) -> tuple[Arm, ...]:
         """Return the models of `run`."""
         from pydantic import TypeAdapter
 
-        value = self._value("SELECT arms FROM runs WHERE id = ?", run)
-        return TypeAdapter(tuple[Arm, ...]).validate_python(value)
+        return TypeAdapter(tuple[Arm, ...]).validate_json(self._run(run)[3])
 
     def run_models(self, run: str) -> list[str]:
         """Return the models whose replies `run` holds, by name."""
@@ -291,35 +274,28 @@ class Store:
         return [model for (model,) in self._rows(query, run)]
 
     def run_replies(self, run: str, model: str) -> tuple[Recorded, ...]:
-        """Return what `model` replied in `run`, by suite and case."""
-        query = (
-            "SELECT case_id, digest, reply, suite, trial, scores FROM run_replies"
-            " WHERE run = ? AND model = ? ORDER BY suite, case_id, trial"
-        )
-        return tuple(self._recorded(*row) for row in self._rows(query, run, model))
+        """Return what `model` replied in `run`, by suite and case; damaged ones are left out."""
+        condition = "WHERE run = ? AND model = ? ORDER BY suite, case_id, trial"
+        rows = self._sound("run_replies", condition, run, model)
+        return tuple(_recorded(*row[2:]) for row in rows)
 
     def asked(self) -> dict[str, Asked]:
         """Return what the cases of all runs ask, by digest; damaged ones are left out."""
-        rows = self._rows("SELECT digest, asked FROM cases")
-        found = {digest: _table(text) for digest, text in rows}
-        return {digest: Asked(**table) for digest, table in found.items() if table}
+        return {digest: Asked(**_table(text)) for digest, text in self._sound("cases")}
 
     def blinding(self) -> str:
         """Return the secret (64 hex digits) that hides the sides of pairs; made when first used."""
         row = (1, secrets.token_hex(32))
-        self._write(("INSERT OR IGNORE INTO blinding VALUES (?, ?)", [row]))
-        [(secret,)] = self._rows("SELECT secret FROM blinding")
-        return str(secret)
+        self._write(_insertion("blinding", [row], "INSERT OR IGNORE"))
+        if not (rows := self._sound("blinding")):
+            self._write(_insertion("blinding", [row]))
+            rows = self._sound("blinding")
+        return str(rows[0][1])
 
     def put_votes(self, votes: Iterable[Vote]) -> None:
         """Store `votes`; a rater's later vote on a pair takes the place of the earlier one."""
         now = datetime.now(UTC).isoformat(timespec="microseconds")
-        rows = [_vote_row(vote, now) for vote in votes]
-        query = (
-            "INSERT OR REPLACE INTO votes (pair, rater, left, right, vote, created)"
-            " VALUES (?, ?, ?, ?, ?, ?)"
-        )
-        self._write((query, rows))
+        self._write(_insertion("votes", [_vote_row(vote, now) for vote in votes]))
 
     def drop_vote(self, pair: str, rater: str) -> None:
         """Forget the vote of `rater` on `pair`, if there is one."""
@@ -327,130 +303,255 @@ class Store:
 
     def votes(self) -> list[Vote]:
         """Return all votes, the oldest first; damaged ones are left out."""
-        query = "SELECT pair, rater, left, right, created, vote FROM votes ORDER BY number"
-        found = [(row, _table(row[-1])) for row in self._rows(query)]
         return [
-            Vote(pair, rater, left, right, created=created, **table)
-            for (pair, rater, left, right, created, _), table in found
-            if table
+            Vote(pair, rater, left, right, created=created, **_table(vote))
+            for _, pair, rater, left, right, vote, created in self._sound(
+                "votes", "ORDER BY created, number"
+            )
         ]
 
     def calibration(self, key: str) -> Calibration | None:
         """Return the last calibration under `key`; None where there is none, or a damaged one."""
         from pydantic import TypeAdapter, ValidationError
 
-        rows = self._rows("SELECT value FROM calibrations WHERE key = ?", key)
+        rows = self._sound("calibrations", "WHERE key = ?", key)
         try:
-            return TypeAdapter(Calibration).validate_json(rows[0][0]) if rows else None
+            return TypeAdapter(Calibration).validate_json(rows[0][1]) if rows else None
         except ValidationError:
             return None
 
     def put_calibration(self, key: str, calibration: Calibration) -> None:
         """Store `calibration` in the place of an earlier one under `key`."""
-        row = (key, _json(as_table(calibration)))
-        self._write(("INSERT OR REPLACE INTO calibrations VALUES (?, ?)", [row]))
+        self._write(_insertion("calibrations", [(key, _json(as_table(calibration)))]))
 
     def promote(self, run: str, model: str) -> None:
         """Make `model` of `run` the champion."""
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        query = "INSERT INTO promotions (run, model, promoted) VALUES (?, ?, ?)"
-        self._write((query, [(run, model, now)]))
+
+        def write() -> None:
+            self._check()
+            with self._writing() as connection:
+                [(last,)] = connection.execute("SELECT max(number) FROM promotions")
+                query, rows = _insertion("promotions", [((last or 0) + 1, run, model, now)])
+                connection.executemany(query, rows)
+
+        self._safely(write)
 
     def champion(self) -> Promotion | None:
-        """Return the last promotion."""
-        query = "SELECT run, model, promoted FROM promotions ORDER BY number DESC LIMIT 1"
-        return next((Promotion(*row) for row in self._rows(query)), None)
+        """Return the last promotion; damaged ones are left out, with a note."""
+        rows = self._sound("promotions", "ORDER BY number DESC")
+        return Promotion(*rows[0][1:]) if rows else None
+
+    def losses(self) -> list[str]:
+        """Return what rescues could not bring back and nobody has accepted, a sentence each."""
+        return [told for _, told in self._sound("losses", "ORDER BY number")]
+
+    def accept_losses(self) -> None:
+        """Forget the losses: what is missing may be asked again."""
+        self._write(("DELETE FROM losses", [()]))
 
     def close(self) -> None:
         """Close the file; closing twice does no harm."""
         self._connection.close()
 
+    # ------------------------------------------------------------------ the file
+
     def _alone(self) -> FileLock:
         return FileLock(f"{self._path}.lock")
 
+    def _opened(self) -> sqlite3.Connection:
+        """Open the file, or what can be read of it."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        # Switching a new file to WAL ignores the busy timeout: one process at a time.
+        with self._alone():
+            salvage.finish(self._path)
+            return self._open()
+
     def _open(self) -> sqlite3.Connection:
+        if salvage.is_emptied(self._path):
+            return self._rescue(None)
         connection = sqlite3.connect(self._path, timeout=BUSY_SECONDS, isolation_level=None)
         try:
             self._set_up(connection)
-        except BaseException:
-            connection.close()
-            raise
-        self._inode = self._path.stat().st_ino
+        except BaseException as problem:
+            if not (self._is_damage(problem) or _is_misread(problem)):
+                connection.close()
+                raise
+            return self._rescue(connection)
+        return self._known(connection, checked=False)
+
+    def _known(self, connection: sqlite3.Connection, *, checked: bool) -> sqlite3.Connection:
+        """Remember which file `connection` is of, and whether it is known to be in order."""
+        self._file = _identity(self._path)
+        self._checked = checked
         return connection
 
-    def _safely(self, work: Callable[[], _T]) -> _T:
-        """Do `work`, and once more on what is left if the file proves to be damaged."""
-        with self._spoken():
-            try:
-                return work()
-            except sqlite3.DatabaseError as problem:
-                if not _is_damage(problem):
-                    raise
-            self._connection.close()
-            with self._alone():
-                if self._path.exists() and self._path.stat().st_ino != self._inode:
-                    self._connection = self._open()  # another process was faster
-                else:
-                    self._rescue()
-            return work()
-
-    def _rescue(self) -> None:
-        """Move the damaged file away and what can be read of it to a new one."""
-        aside = salvage.set_aside(self._path)
-        self._connection = self._open()
-        with _transaction(self._connection):
-            kept = salvage.copy_readable(aside, self._connection)
-        self.rescued = (
-            f"{self._path}: the store was damaged; {kept['replies']:,} replies and "
-            f"{kept['runs']:,} runs{_and_votes(kept['votes'])} could be read and are in a new one, "
-            f"what is lost is asked again; the damaged file is kept as {aside.name}"
-        )
-        progress.say(self.rescued)
-
     def _set_up(self, connection: sqlite3.Connection) -> None:
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
-        names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
-        if version == SCHEMA_VERSION and not salvage.TABLES.keys() <= names:
-            raise sqlite3.DatabaseError("it lacks tables")
-        if version != SCHEMA_VERSION and (version or names):
+        # A damaged text need not be UTF-8; its seal tells.
+        connection.text_factory = lambda content: content.decode("utf-8", "replace")
+        try:
+            current = schema.is_current(connection)
+        except schema.SchemaError as problem:
             raise HarnessError(
-                f"{self._path}: the store has version {version} and this program reads version "
-                f"{SCHEMA_VERSION}; use the program that wrote it, or move the file away to start "
-                "afresh"
-            )
+                f"{self._path}: the store has version {problem} and this program reads versions "
+                f"{schema.OLDEST} to {schema.VERSION}; use the program that wrote it, or move the "
+                "file away to start afresh"
+            ) from None
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
-        if not version:
+        # What is deleted must not come back in a rescue.
+        connection.execute("PRAGMA secure_delete = ON")
+        if not current:
             with _transaction(connection):
-                for statement in _SCHEMA:
-                    connection.execute(statement)
-        connection.execute(_REFUSALS)
+                schema.bring_up_to_date(connection)
+        if salvage.log_is_broken(self._path):
+            raise _DamagedError("a part of its log is damaged")
 
-    def _select(self, keys: list[str]) -> list[tuple[str, object]]:
-        marks = ",".join("?" * len(keys))
-        # Read as bytes: a damaged value need not be text.
-        return self._connection.execute(
-            f"SELECT key, CAST(value AS BLOB) FROM replies WHERE key IN ({marks})", keys
-        ).fetchall()
+    def _rescue(self, connection: sqlite3.Connection | None) -> sqlite3.Connection:
+        """Move what can be read of the damaged file to a new one, and the file away."""
+        if connection:
+            with suppress(sqlite3.Error):
+                connection.execute("BEGIN IMMEDIATE")  # whoever writes may finish
+        # Closed last: until then SQLite's locks on it hold.
+        with self._path.open("rb") as file:
+            try:
+                self._move_readable(file.read())
+            except BaseException:
+                if connection and connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
+            if connection:
+                connection.close()  # not earlier: it would write the log into the file
+        salvage.finish(self._path)
+        connection = sqlite3.connect(self._path, timeout=BUSY_SECONDS, isolation_level=None)
+        self._set_up(connection)
+        return self._known(connection, checked=True)
 
-    def _value(self, query: str, run: str) -> Any:
-        rows = self._rows(query, run)
-        try:
-            return json.loads(rows[0][0])
-        except (LookupError, TypeError, ValueError):
-            raise self._damaged(f"the run {run} cannot be read") from None
+    def _move_readable(self, content: bytes) -> None:
+        aside = salvage.aside(self._path)
+        with salvage.new_file(self._path) as fresh:
+            schema.bring_up_to_date(fresh)
+            found = salvage.rescue(content, salvage.log_of(self._path), fresh)
+            self._tell(found, aside)
+            if found.lost:
+                query, rows = _insertion("losses", [(None, self.rescued)])
+                fresh.executemany(query, rows)
+        salvage.move(self._path, aside)
 
-    def _recorded(
-        self, id_: str, digest: str, reply: str, suite: str, trial: int, scores: str
-    ) -> Recorded:
-        found = _decoded(reply)
-        if found is None:
-            raise self._damaged(f"a reply to the case {id_} cannot be read")
-        kept = {metric: RecordedScore(**score) for metric, score in json.loads(scores).items()}
-        return Recorded(id_, digest, found, suite, trial, kept)
+    def _tell(self, found: salvage.Found, aside: Path) -> None:
+        counts = found.counts
+        what = "some of it may be lost" if found.lost else "nothing is lost"
+        self.rescued = (
+            f"{self._path}: the store was damaged; {counts['replies']:,} replies and "
+            f"{counts['runs']:,} runs{_and_votes(counts['votes'])} could be read and are in a new "
+            f"one, {what}; the damaged file is kept as {aside.name}"
+        )
+        (self.alarms if found.lost else self.notes).append(self.rescued)
+        progress.say(self.rescued)
+
+    def _is_damage(self, problem: BaseException) -> bool:
+        if isinstance(problem, _DamagedError | schema.DamagedSchemaError):
+            return True
+        name = getattr(problem, "sqlite_errorname", "")
+        # A header that names another way of writing makes a file that may only be read.
+        unwritable = name == "SQLITE_READONLY" and os.access(self._path, os.W_OK)
+        return unwritable or name.startswith(_DAMAGE)
+
+    def _is_moved(self) -> bool:
+        return _identity(self._path) != self._file
+
+    def _check(self) -> None:
+        """Find the damage that SQLite does not stumble over; once."""
+        if not self._checked:
+            [(told,)] = self._connection.execute("PRAGMA integrity_check(1)").fetchall()
+            if told != "ok":
+                raise _DamagedError(told)
+            self._checked = True
+
+    def _safely(self, work: Callable[[], _T]) -> _T:
+        """Do `work`, and again on what is left if the file proves to be damaged or set aside."""
+        with self._spoken():
+            for attempt in range(_TRIES):
+                try:
+                    if self._is_moved():
+                        raise _MovedError
+                    return work()
+                except (sqlite3.DatabaseError, _DamagedError, _MovedError) as problem:
+                    damaged = self._is_damage(problem) or self._lacks_tables(problem)
+                    if attempt + 1 == _TRIES or not (damaged or isinstance(problem, _MovedError)):
+                        raise
+                self._repair()
+            raise AssertionError  # the last attempt returns or raises
+
+    def _lacks_tables(self, problem: Exception) -> bool:
+        """Return whether SQLite misunderstood a query because the schema is not ours."""
+        return _is_misread(problem) and not schema.is_ours(self._connection)
+
+    def _repair(self) -> None:
+        """Go on with the file that took this one's place, or with what can be read of this one."""
+        if self._is_moved():
+            self._connection.close()
+            self._connection = self._opened()
+            return
+        with self._alone():
+            if not self._is_moved():  # another process may have been faster
+                self._connection = self._rescue(self._connection)
+
+    # ------------------------------------------------------------------ rows
+
+    def _found(self, keys: Sequence[str]) -> dict[str, Reply | None]:
+        """Return those of `keys` that are stored; None for a damaged reply."""
+        found: dict[str, Reply | None] = {}
+        columns = ", ".join(TABLES["replies"].all_columns)
+        for start in range(0, len(keys), _KEYS_PER_QUERY):
+            some = keys[start : start + _KEYS_PER_QUERY]
+            marks = ",".join("?" * len(some))
+            query = f"SELECT {columns} FROM replies WHERE key IN ({marks})"
+            for row in self._connection.execute(query, some).fetchall():
+                found[row[0]] = _decoded(row[4]) if schema.is_sound("replies", row) else None
+        return found
+
+    def _sound(self, table: str, condition: str = "", *values: str) -> list[Any]:
+        """Return the rows of `table` that are what was stored, without their seals."""
+        columns = TABLES[table].columns
+        query = f"SELECT {', '.join(TABLES[table].all_columns)} FROM {table} {condition}"
+        rows = self._rows(query, *values)
+        sound = [row[: len(columns)] for row in rows if schema.is_sound(table, row)]
+        self._note_damaged(table, len(rows) - len(sound))
+        return sound
+
+    def _runs(self, condition: str, *values: str) -> list[Any]:
+        """Return (id, started, results, arms) of runs whose cases are not looked at."""
+        columns = "id, started, results, arms"
+        rows = self._rows(f"SELECT {columns}, seal FROM runs {condition}", *values)
+        sound = [
+            row[:-1]
+            for row in rows
+            if schema.is_sound("runs", (*row[:3], "", row[3], row[4], ""), ["seal"])
+        ]
+        self._note_damaged("runs", len(rows) - len(sound))
+        return sound
+
+    def _run(self, run: str) -> Any:
+        if rows := self._runs("WHERE id = ?", run):
+            return rows[0]
+        raise self._damaged(f"the run {run} cannot be read")
+
+    def _note_damaged(self, table: str, count: int) -> None:
+        """Say how many rows of `table` were left out, unless as many were before."""
+        if count > self._damaged_rows[table]:
+            self._damaged_rows[table] = count
+            self._note(f"{self._path}: {count:,} damaged rows of {table} were left out")
+
+    def _note(self, told: str) -> None:
+        self.notes.append(told)
+        progress.say(told)
 
     def _drop(self, keys: list[str]) -> None:
         if keys:
+            told = f"{self._path}: {len(keys):,} replies were damaged; they are asked again"
+            self.alarms.append(told)
+            progress.say(told)
             self._write(("DELETE FROM replies WHERE key = ?", [(key,) for key in keys]))
 
     def _rows(self, query: str, *values: str) -> list[Any]:
@@ -460,11 +561,20 @@ class Store:
         """Carry out each statement with all its rows of values, in one transaction."""
 
         def write() -> None:
-            with _transaction(self._connection):
+            self._check()
+            with self._writing() as connection:
                 for statement, rows in statements:
-                    self._connection.executemany(statement, rows)
+                    connection.executemany(statement, rows)
 
         self._safely(write)
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        """A transaction in the file that has our name: it is not set aside before the end."""
+        with _transaction(self._connection):
+            if self._is_moved():
+                raise _MovedError
+            yield self._connection
 
     @contextmanager
     def _spoken(self) -> Iterator[None]:
@@ -475,6 +585,8 @@ class Store:
             raise
         except sqlite3.DatabaseError as problem:
             raise self._sentence(problem) from None
+        except (_DamagedError, _MovedError, schema.DamagedSchemaError) as problem:
+            raise self._damaged(problem) from None
         except OSError as problem:
             raise HarnessError(
                 f"{self._path}: the store cannot be opened: {problem.strerror}; choose another "
@@ -496,10 +608,18 @@ class Store:
         )
 
 
-def _is_damage(problem: sqlite3.DatabaseError) -> bool:
-    name = getattr(problem, "sqlite_errorname", "")
-    lacks = name in ("", "SQLITE_ERROR") and re.match("it lacks|no such table", str(problem))
-    return name.startswith(_DAMAGE) or bool(lacks)
+def _is_misread(problem: BaseException) -> bool:
+    """Return whether SQLite did not understand a query: no table or column has that name."""
+    return getattr(problem, "sqlite_errorname", "") == "SQLITE_ERROR"
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Return what tells the file at `path` from another of this name; None if there is none."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _and_votes(count: int) -> str:
@@ -518,6 +638,14 @@ def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
         raise
 
 
+def _insertion(
+    table: str, rows: Iterable[Sequence[object]], verb: str = "INSERT OR REPLACE"
+) -> tuple[str, list[tuple[object, ...]]]:
+    """Return the statement that stores `rows` of `table`, and the rows with their seals."""
+    marks = ", ".join("?" * len(TABLES[table].all_columns))
+    return f"{verb} INTO {table} VALUES ({marks})", [schema.sealed(table, row) for row in rows]
+
+
 def _json(value: object) -> str:
     return json.dumps(value, allow_nan=False)
 
@@ -534,10 +662,15 @@ def _reply_row(run: str, model: str, one: Recorded) -> tuple[str | int, ...]:
     return (*key, one.digest, _encoded(one.reply), scores)
 
 
-def _vote_row(vote: Vote, now: str) -> tuple[str, ...]:
+def _vote_row(vote: Vote, now: str) -> tuple[str | None, ...]:
     said = ("choice", "left_ships", "right_ships", "note")
     text = _json({name: getattr(vote, name) for name in said})
-    return (vote.pair, vote.rater, vote.left, vote.right, text, now)
+    return (None, vote.pair, vote.rater, vote.left, vote.right, text, now)
+
+
+def _recorded(suite: str, case: str, trial: int, digest: str, reply: str, scores: str) -> Recorded:
+    kept = {metric: RecordedScore(**score) for metric, score in json.loads(scores).items()}
+    return Recorded(case, digest, _reply(json.loads(reply)), suite, trial, kept)
 
 
 def _call_texts(call: StoredCall | None) -> tuple[str, str, str]:
@@ -559,10 +692,13 @@ def _encoded(reply: Reply) -> str:
 def _decoded(value: object) -> Reply | None:
     """Return the reply in a stored value, or None if the value is damaged."""
     try:
-        table = json.loads(value)  # type: ignore[arg-type]
-        return Reply(**{**table, "tool_calls": tuple(table["tool_calls"])})
+        return _reply(json.loads(value))  # type: ignore[arg-type]
     except (ValueError, TypeError, KeyError, RecursionError):
         return None
+
+
+def _reply(table: Mapping[str, Any]) -> Reply:
+    return Reply(**{**table, "tool_calls": tuple(table["tool_calls"])})
 
 
 def _refuse_network(path: Path) -> None:

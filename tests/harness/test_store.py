@@ -14,6 +14,7 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+from harness import schema
 from harness.records import (
     LARGEST,
     Arm,
@@ -24,8 +25,9 @@ from harness.records import (
     RecordedScore,
     Reply,
     Role,
+    Vote,
 )
-from harness.store import SCHEMA_VERSION, Store, StoredCall, network_file_system
+from harness.store import Asked, Store, StoredCall, network_file_system
 
 REPLY = Reply(
     text="naïve \x00 \ud800 \x1b[31m 😀",
@@ -137,16 +139,78 @@ def test_a_run_is_stored_with_its_replies_or_not_at_all(store: Store) -> None:
     assert store.run_ids() == []
 
 
-def test_a_damaged_run_is_told(path: Path, store: Store) -> None:
-    store.add_run(results("one"), (), {"cand": [Recorded("c1", "d" * 64, Reply(), "demo")]})
+def changed(path: Path, *statements: str) -> None:
+    """Change rows behind the store's back, as a bad disk would."""
     with sqlite3.connect(path) as other:
-        other.execute("UPDATE run_replies SET reply = '{'")
-        other.execute("UPDATE runs SET results = '['")
+        for statement in statements:
+            other.execute(statement)
     other.close()
-    with pytest.raises(EvidenceError, match="damaged: the run one cannot be read"):
-        store.summary("one")
-    with pytest.raises(EvidenceError, match="a reply to the case c1 cannot be read"):
-        store.run_replies("one", "cand")
+
+
+def test_a_damaged_run_costs_itself(
+    path: Path, store: Store, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for run in ("one", "two", "three"):
+        store.add_run(results(run), (), {"cand": [Recorded("c1", "d" * 64, REPLY, "demo")]})
+    changed(
+        path,
+        "UPDATE runs SET results = replace(results, 'pass', 'fail') WHERE id = 'two'",
+        "UPDATE run_replies SET reply = replace(reply, 'naïve', 'clever') WHERE run = 'one'",
+        "UPDATE runs SET cases = replace(cases, 'c1', 'c2') WHERE id = 'three'",
+    )
+    assert store.run_ids() == store.run_ids(answered=True) == ["one", "three"]
+    assert store.results("one") == results("one")
+    assert store.summary("three")["run_id"] == "three"
+    for read in (store.summary, store.results):
+        with pytest.raises(EvidenceError, match="damaged: the run two cannot be read"):
+            read("two")
+    with pytest.raises(EvidenceError, match="damaged: the run three cannot be read"):
+        store.results("three")
+    assert len(store.run_replies("three", "cand")) == 1
+    assert capfd.readouterr().err.count("1 damaged rows of runs were left out") == 1
+
+
+@pytest.mark.parametrize("what", ["text", "number", "bytes", "nothing"])
+def test_a_changed_reply_is_never_served(path: Path, store: Store, what: str) -> None:
+    """It is good JSON and a good reply, but not what was stored."""
+    call = StoredCall("demo:c1", {"trial": "0"}, "openai:x")
+    store.put_replies({"a": Reply(text="yes"), "b": Reply(text="no")}, {"a": call, "b": call})
+    value = {
+        "text": "replace(value, 'yes', 'yet')",
+        "number": "replace(value, 'null', '1')",
+        "bytes": "CAST(value AS BLOB)",
+        "nothing": "''",
+    }[what]
+    changed(path, f"UPDATE replies SET value = {value} WHERE key = 'a'")
+    assert store.replies(["a", "b"]) == {"b": Reply(text="no")}
+    assert [told.partition(": ")[2] for told in store.alarms] == [
+        "1 replies were damaged; they are asked again"
+    ]
+    assert [call.label for call in store.calls()] == ["demo:c1"]
+
+
+def test_what_else_was_changed_is_left_out(path: Path, store: Store) -> None:
+    store.add_run(results("one"), (), {}, {"d": Asked("how?"), "e": Asked("who?")})
+    store.promote("one", "first")
+    store.promote("one", "second")
+    store.put_votes([Vote("p", "anna", "x", "y", "left"), Vote("p", "bo", "x", "y", "left")])
+    store.put_passing("r", {"a": Reply(error="down"), "b": Reply(error="down")})
+    secret = store.blinding()
+    changed(
+        path,
+        "UPDATE cases SET asked = replace(asked, 'how', 'why')",
+        "UPDATE promotions SET model = 'other' WHERE number = 2",
+        "UPDATE votes SET vote = replace(vote, 'left', 'right') WHERE rater = 'bo'",
+        "UPDATE passing SET value = replace(value, 'down', 'done') WHERE key = 'a'",
+        "UPDATE blinding SET secret = replace(secret, substr(secret, 1, 2), 'xx')",
+    )
+    assert store.asked() == {"e": Asked("who?")}
+    champion = store.champion()
+    assert champion is not None
+    assert champion.model == "first"
+    assert [vote.rater for vote in store.votes()] == ["anna"]
+    assert store.passing("r") == {"b": Reply(error="down")}
+    assert store.blinding() not in (secret, "xx" + secret[2:])
 
 
 def test_the_champion_is_the_last_that_was_promoted(store: Store) -> None:
@@ -358,13 +422,112 @@ def test_the_stock_is_counted_by_model_and_pruned_by_model_and_age(store: Store)
     assert store.run_ids() == ["one"]
 
 
-def test_another_version_is_refused(path: Path, store: Store) -> None:
+VERSION_4 = Path(__file__).parents[1] / "data/store-4.sql"
+"""A store that version 4 wrote: 3 replies, and one row in every other table."""
+
+
+def of_version_4(path: Path, *, wal: bool = True) -> None:
+    path.parent.mkdir()
+    other = sqlite3.connect(path)
+    other.executescript(VERSION_4.read_text("utf-8"))
+    if wal:
+        other.execute("PRAGMA journal_mode = WAL")
+    other.close()
+
+
+def content(store: Store) -> list[object]:
+    run = "20261101-120000-abcd"
+    champion = store.champion()
+    assert champion is not None
+    return [
+        {key[-1]: reply.text for key, reply in store.replies(f"{n:064}" for n in range(4)).items()},
+        [(call.label, call.model) for call in store.calls("demo:c1")],
+        store.results(run)["cases"],
+        [arm.name for arm in store.arms(run)],
+        [one.reply.text for one in store.run_replies(run, "base")],
+        (champion.run, champion.model),
+        store.asked(),
+        [(vote.rater, vote.choice) for vote in store.votes()],
+        store.blinding()[:8],
+        store.calibration("k" * 64) is not None,
+    ]
+
+
+CONTENT = [
+    {"0": "yes 0", "1": "yes 1", "2": "yes 2"},
+    [("demo:c1", "openai:x")],
+    [{"id": "c0"}],
+    ["base", "cand"],
+    ["yes 0"],
+    ("20261101-120000-abcd", "cand"),
+    {"d" * 64: Asked("is it 0", "yes")},
+    [("anna", "left")],
+    "44c9d05a",
+    True,
+]
+
+
+def test_a_store_of_version_4_goes_on_working(path: Path) -> None:
+    of_version_4(path)
+    for _ in range(2):
+        store = Store(path)
+        assert content(store) == CONTENT
+        assert store.passing("r") == {"e" * 64: Reply(error="down")}
+        assert (store.notes, store.alarms) == ([], [])
+        store.put_replies({"new": REPLY})
+        assert store.replies(["new"]) == {"new": REPLY}
+        store.close()
+    fresh = Store(path.with_name("fresh.sqlite"))
+    fresh.close()
+    schemas = []
+    for file in (path, path.with_name("fresh.sqlite")):
+        other = sqlite3.connect(file)
+        schemas.append(set(other.execute("SELECT name, sql FROM sqlite_master")))
+        other.close()
+    assert schemas[0] == schemas[1]
+
+
+def test_a_killed_update_of_version_4_leaves_a_store_of_version_4(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of_version_4(path)
+    with monkeypatch.context() as patch:
+        patch.setattr("harness.schema._seal_all", lambda _: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            Store(path)
+    assert sqlite3.connect(path).execute("PRAGMA user_version").fetchone() == (4,)
+    store = Store(path)
+    assert content(store) == CONTENT
+    store.close()
+
+
+@pytest.mark.parametrize("what", ["first page", "version", "magic", "an index"])
+def test_a_damaged_store_of_version_4_is_rescued(path: Path, what: str) -> None:
+    of_version_4(path)
+    data = bytearray(path.read_bytes())
+    if what == "an index":
+        data[data.index(b"0" * 63 + b"2\3") // 4096 * 4096 + 1] ^= 0xFF
+    else:
+        at, count = {"first page": (0, 4096), "version": (60, 4), "magic": (3, 5)}[what]
+        data[at : at + count] = bytes(count)
+    path.write_bytes(data)
+    store = Store(path)
+    assert content(store) == CONTENT
+    assert "3 replies and 1 runs and 1 votes could be read" in store.rescued
+    store.close()
+
+
+def test_a_later_version_is_refused(path: Path, store: Store) -> None:
     store.close()
     with sqlite3.connect(path) as other:
-        other.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
+        [(application,)] = other.execute("PRAGMA application_id")
+        other.execute(f"PRAGMA user_version = {schema.VERSION + 1}")
+        other.execute(f"PRAGMA application_id = {application + 1}")
     other.close()
-    with pytest.raises(HarnessError, match=r"version 5 and this program reads version 4; "):
+    before = path.read_bytes()
+    with pytest.raises(HarnessError, match=r"version 6 and this program reads versions 4 to 5; "):
         Store(path)
+    assert path.read_bytes() == before
 
 
 def test_a_database_of_another_program_is_left_alone(path: Path) -> None:

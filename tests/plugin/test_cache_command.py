@@ -74,6 +74,7 @@ def test_a_damaged_store_is_told_and_what_can_be_read_is_not_asked_again(project
     assert len(project.calls()) < 100
     told = run.text.replace("\n", " ")
     assert "the store was damaged; " in told
+    assert any("some of it may be lost" in alarm for alarm in run.results["alarms"])
     assert "the damaged file is kept as store.sqlite.damaged-" in told
     assert list(path.parent.glob("store.sqlite.damaged-*"))
 

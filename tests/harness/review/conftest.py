@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from harness import schema
 from harness.records import Arm, ModelSpec, Recorded, Reply, Role, digest_of
 from harness.review import desk
 from harness.store import Asked, Store
@@ -82,7 +83,8 @@ def build(root: Path, baseline: str, says: Mapping[str, list[str]]) -> Reviewed:
     (root / "pyproject.toml").write_text("[tool.harness]\n")
     store = Store(root / ".harness/store.sqlite")
     with sqlite3.connect(root / ".harness/store.sqlite") as other:
-        other.execute("INSERT INTO blinding VALUES (1, ?)", (SECRET,))
+        row = schema.sealed("blinding", (1, SECRET))
+        other.execute("INSERT INTO blinding VALUES (?, ?, ?)", row)
     other.close()
     names = [baseline, *(name for name in says if name != baseline)]
     roles = dict(zip(names, ("baseline", "cand", "second"), strict=False))
