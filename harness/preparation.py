@@ -20,6 +20,7 @@ from harness.records import (
     Candidate,
     Case,
     EvidenceError,
+    HarnessError,
     Message,
     Reply,
     Request,
@@ -195,13 +196,27 @@ class Plan:
 
 @contextmanager
 def waiting_its_turn(home: Path) -> Iterator[None]:
-    """Hold the lock of the store in `home` that keeps two processes from asking the same."""
+    """Hold the lock of the store in `home` that keeps two processes from asking the same.
+
+    Raises:
+        HarnessError: it cannot be made there.
+
+    """
     from filelock import FileLock
 
-    lock = home / "locks" / "run.lock"
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(lock):
+    lock = FileLock(home / "locks" / "run.lock")
+    try:
+        (home / "locks").mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except OSError as problem:
+        raise HarnessError(
+            f"{home}: no lock can be made there: {problem.strerror or problem}; make room, or "
+            "choose another folder with tool.harness.store"
+        ) from None
+    try:
         yield
+    finally:
+        lock.release()
 
 
 class Preparation:

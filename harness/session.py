@@ -476,8 +476,10 @@ class Session:
         if judged.mistakes:
             self.mistakes.extend(judged.mistakes)
             return int(pytest.ExitCode.USAGE_ERROR)
-        self.run = self._stored(self._run(judged, self.prepared, exit_status))
-        self.page = self._write(self.run)
+        made = self._reported(self._run(judged, self.prepared, exit_status))
+        self.run = self._stored(made)
+        if self.run is not made:
+            self.run = self._reported(self.run)
         for name, verdict in gate_names(self.run.verdicts):
             report_gate(self.config, name, verdict)
         return self.run.exit_status
@@ -601,6 +603,8 @@ class Session:
                 exit_status=status_after(run.exit_status, Decision.UNDECIDABLE),
                 errors=tuple(dict.fromkeys((*run.errors, str(problem)))),
             )
+        if not (self._store_notes or self._store_alarms):
+            return run
         notes, alarms = (*run.notes, *self._store_notes), (*run.alarms, *self._store_alarms)
         return replace(run, notes=notes, alarms=alarms)
 
@@ -616,11 +620,25 @@ class Session:
                 self._store_notes += store.notes
                 self._store_alarms += store.alarms
 
-    def _write(self, run: Run) -> str:
+    def _reported(self, run: Run) -> Run:
+        """Write the report of `run`; where that fails the verdict stands, and the status is 6."""
         from harness import report
 
-        folder = report.write(run, self.root / self.settings.reports)
-        return shown_path(folder / "index.html", self.root)
+        reports = self.root / self.settings.reports
+        try:
+            folder = report.write(run, reports)
+        except OSError as problem:
+            sentence = (
+                f"{shown_path(reports, self.root)}: the report cannot be written: "
+                f"{problem.strerror or problem}; the verdict stands; make room there, or choose "
+                "another folder with tool.harness.reports"
+            )
+            if sentence not in self.mistakes:
+                self.mistakes.append(sentence)
+            status = status_after(run.exit_status, Decision.UNDECIDABLE)
+            return replace(run, exit_status=status)
+        self.page = shown_path(folder / "index.html", self.root)
+        return run
 
     def _environment(self) -> dict[str, Any]:
         return {
