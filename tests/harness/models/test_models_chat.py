@@ -646,7 +646,7 @@ def test_a_reply_from_before_a_refusal_is_not_that_of_another_call(
     ask(replies, spec_of(server), "a")
     server.refuses = {"temperature": unsupported("temperature")}
     ask(replies, spec_of(server), "b")
-    ask(replies, spec_of(server), "a")
+    ask(replies, spec_of(server), "a", "b")
     assert [("temperature" in body) for body in server.seen] == [True, True, False, False]
 
 
