@@ -196,7 +196,8 @@ class Store:
     def prune(self, before: datetime | None = None, model: str | None = None) -> int:
         """Delete the replies stored `before` a time, of `model` (a spec), or both; return how many.
 
-        The runs keep what was replied in them. The file shrinks.
+        With the replies of a model goes what its services were found to refuse. The runs keep what
+        was replied in them. The file shrinks.
         """
         conditions, values = ["1"], list[str]()
         if before is not None:
@@ -207,7 +208,10 @@ class Store:
             values.append(model)
         where = " AND ".join(conditions)
         [(count,)] = self._rows(f"SELECT count(*) FROM replies WHERE {where}", *values)
-        self._write((f"DELETE FROM replies WHERE {where}", [values]))
+        self._write(
+            (f"DELETE FROM replies WHERE {where}", [values]),
+            ("DELETE FROM refusals WHERE 'openai:' || model = ?", [(model,)]),
+        )
         self._rows("VACUUM")
         return int(count)
 

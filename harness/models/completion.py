@@ -79,6 +79,9 @@ def _body(answer: object) -> Mapping[str, Any]:
             answer = json.loads(answer)
         except (ValueError, RecursionError):
             raise unreadable(str(answer)) from None
+    listed = answer[0] if isinstance(answer, list) and answer else None
+    if isinstance(listed, dict) and "error" in listed:
+        return listed
     return answer if isinstance(answer, dict) else {"answer": answer}
 
 

@@ -92,8 +92,9 @@ def status_failure(
     `body` is the error object of the protocol, or whatever came in its place; then `message`
     stands for it.
     """
-    text = f"the server answered {status}: {_message(body) or message}"
-    codes = _codes(body)
+    error = unwrapped(body)
+    text = f"the server answered {status}: {_message(error) or message}"
+    codes = _codes(error)
     if status < 500 and codes.intersection(_FILTERED):
         return CallFailed(Kind.CONTENT_FILTER, text, status=status, error=body)
     if status == 429 and not codes.intersection(_EXHAUSTED):
@@ -101,6 +102,13 @@ def status_failure(
     if status in _TRANSIENT or (status >= 500 and status != 501):
         return CallFailed(Kind.TRANSIENT, text, pause_asked(headers), status, body)
     return CallFailed(Kind.PERMANENT, text, status=status, error=body)
+
+
+def unwrapped(answer: object) -> object:
+    """Return the error in an answer: some services put it into a list, or under `error` again."""
+    first = answer[0] if isinstance(answer, list) and answer else answer
+    inner = first.get("error") if isinstance(first, dict) else None
+    return inner if isinstance(inner, dict) else first
 
 
 def error_failure(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from scripted_judge import Asked, ScriptedJudge
+
 THINKERS = """
 
 def thinker(messages):
@@ -62,3 +64,23 @@ def test_a_recording_of_a_model_that_thinks_takes_only_the_setting(project: Any)
     outcome = project.run("evals/")
     assert outcome.status == 4
     assert 'has no chat template that thinking = "off" could switch' in outcome.errors[0]
+
+
+def test_judges_see_no_thinking_and_may_think_themselves(project: Any) -> None:
+    seen = set[str]()
+
+    def think(asked: Asked) -> str:
+        seen.add(asked.texts["answer"])
+        return f"<think>\nIs it {asked.verdict(1)}?\n</think>\n\n{asked.verdict(5)}"
+
+    project.write("stub_models.py", (project.root / "stub_models.py").read_text() + THINKERS)
+    project.write(
+        "evals/test_demo.py",
+        "import pytest\npytestmark = pytest.mark.cases('data/demo.jsonl')\n"
+        "def test_it(score):\n    score.judge('correctness')\n",
+    )
+    with ScriptedJudge(think) as judge:
+        project.settings(judge.table(), base="thinker")
+        outcome = project.run("evals/")
+    assert seen == {"yes"}
+    assert {case["scores"]["base"]["demo.correctness"] for case in outcome.results["cases"]} == {5}

@@ -650,6 +650,22 @@ def test_a_reply_from_before_a_refusal_is_not_that_of_another_call(
     assert [("temperature" in body) for body in server.seen] == [True, True, False, False]
 
 
+def test_what_was_learnt_of_a_model_is_forgotten_with_its_replies(
+    server: Server, replies: Replies, tmp_path: Path
+) -> None:
+    server.refuses = {"seed": unsupported("seed")}
+    ask(replies, spec_of(server), "a")
+    server.refuses = {}
+    store = Store(tmp_path / "store.sqlite")
+    store.prune(model="openai:other")
+    assert store.refusals().keys() == {(server.url, "m")}
+    store.prune(model="openai:m")
+    fresh = Replies(store)
+    ask(fresh, spec_of(server), "a")
+    fresh.close()
+    assert server.seen[-1]["seed"] == 3
+
+
 def test_only_what_the_protocol_has_in_a_message_is_sent(server: Server, replies: Replies) -> None:
     turns = [
         {"role": "user", "content": "hi", "name": "ann", "id": "x", "tags": ["y"]},

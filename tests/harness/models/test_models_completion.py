@@ -45,6 +45,7 @@ def failure(answer: Any) -> CallFailed:
         ({"error": {"type": "overloaded_error", "message": "x"}}, Kind.TRANSIENT, "an error: x"),
         ({"error": {"code": "rate_limit_exceeded"}}, Kind.RATE_LIMIT, "gave no reason"),
         ({"error": {"status": "UNAVAILABLE", "message": "x"}}, Kind.TRANSIENT, "x"),
+        ([{"error": {"code": 503, "message": "x"}}], Kind.TRANSIENT, "503: x"),
         ({"error": {"message": "no such model"}}, Kind.PERMANENT, "no such model"),
         ({"error": "no such model"}, Kind.PERMANENT, "an error: no such model"),
         ({"error": {"message": "x"}, "status": 503}, Kind.TRANSIENT, "503: x"),

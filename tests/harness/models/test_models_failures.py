@@ -40,6 +40,10 @@ def test_an_error_status_is_one_of_four_kinds(status: int, body: object, kind: K
 def test_the_servers_own_message_is_told() -> None:
     assert str(status_failure(400, {"message": "bad"}, {}, "x")) == "the server answered 400: bad"
     assert str(status_failure(502, None, {}, "gateway")) == "the server answered 502: gateway"
+    listed = [{"error": {"message": "bad", "status": "INVALID_ARGUMENT"}}]
+    assert str(status_failure(400, listed, {}, "x")) == "the server answered 400: bad"
+    page = "<html><head><title>502 Bad\nGateway</title></head><body>x</body></html>"
+    assert str(status_failure(502, page, {}, "x")) == "the server answered 502: 502 Bad Gateway"
 
 
 @pytest.mark.parametrize(
