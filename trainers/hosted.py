@@ -475,7 +475,8 @@ def follow(service: Service, job: str, progress: Progress, deadline: float) -> J
 def _wait(
     recipe: HostedRecipe, home: Path, service: Service, job: str, progress: Progress | None
 ) -> Job:
-    deadline = _begun(recipe, home, protocol.job(service, job)) + recipe.deadline_s
+    seen = protocol.job(service, job, recipe.deadline_s)
+    deadline = _begun(recipe, home, seen) + recipe.deadline_s
     over = follow(service, job, progress or (lambda _: None), deadline)
     if over is None:
         status = service.shown(status_of(job, service))

@@ -39,6 +39,7 @@ _MODEL_KEYS = ("fine_tuned_model", "output_model", "model_output_name", "output_
 _SUFFIX_KEYS = ("suffix", "user_provided_suffix")
 _ERROR_KEYS = ("error", "failure_reason", "status_message", "message")
 
+_LONGEST_NAME = 1_000
 _MILLISECONDS = 1e11
 """Times above are in milliseconds: in seconds they would lie beyond the year 5000."""
 
@@ -103,21 +104,21 @@ def job_of(answer: Mapping[str, Any]) -> Job:
         ValueError: it names no job.
 
     """
-    name = _text(answer.get("id"))
+    name = name_of(answer.get("id"))
     if not name:
         told = error_of(answer.get("error"))
         raise ValueError(f"it names no job{f': {told}' if told else ''}")
     return Job(
         id=name,
         status=_first(answer, ("status", "state")),
-        model=_text(answer.get("model")),
+        model=name_of(answer.get("model")),
         fine_tuned_model=_first(answer, _MODEL_KEYS),
-        training_file=_text(answer.get("training_file")),
+        training_file=name_of(answer.get("training_file")),
         suffix=_first(answer, _SUFFIX_KEYS),
         created=moment(answer.get("created_at")),
         finished=moment(answer.get("finished_at")),
         error=next((told for key in _ERROR_KEYS if (told := error_of(answer.get(key)))), ""),
-        metadata={key: _text(value) for key, value in _table(answer.get("metadata")).items()},
+        metadata={key: name_of(value) for key, value in _table(answer.get("metadata")).items()},
         settings=_settings(answer),
         result_files=tuple(_files(answer.get("result_files"))),
         trained_tokens=whole(answer.get("trained_tokens")) or None,
@@ -132,6 +133,14 @@ def error_of(value: object) -> str:
         words = [value.get(key) for key in ("code", "message", "param", "detail")]
         return ": ".join(str(word) for word in words if word)
     return value.strip() if isinstance(value, str) else ""
+
+
+def name_of(value: object) -> str:
+    """Return a name that a service gives; "" for what can be none: it is sent, shown and stored."""
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        return ""
+    name = str(value).strip()
+    return name if name.isprintable() and len(name) <= _LONGEST_NAME else ""
 
 
 def whole(value: object) -> int:
@@ -159,26 +168,19 @@ def moment(value: object) -> float:
 def _settings(answer: Mapping[str, Any]) -> dict[str, Any]:
     """Return the hyperparameters, from the top level or the method that was used, and the seed."""
     method = _table(answer.get("method"))
-    used = _table(method.get(_text(method.get("type"))))
+    used = _table(method.get(name_of(method.get("type"))))
     found = {**_table(answer.get("hyperparameters")), **_table(used.get("hyperparameters"))}
     return {**found, "seed": answer.get("seed")}
 
 
 def _files(value: object) -> Iterator[str]:
     for file in value if isinstance(value, list) else [value]:
-        if name := _text(file.get("id") if isinstance(file, Mapping) else file):
+        if name := name_of(file.get("id") if isinstance(file, Mapping) else file):
             yield name
 
 
 def _first(answer: Mapping[str, Any], keys: tuple[str, ...]) -> str:
-    return next((text for key in keys if (text := _text(answer.get(key)))), "")
-
-
-def _text(value: object) -> str:
-    """Return a name as text that can be sent and stored; "" for anything else."""
-    if isinstance(value, bool) or not isinstance(value, str | int):
-        return ""
-    return str(value).encode("utf-8", "replace").decode()
+    return next((text for key in keys if (text := name_of(answer.get(key)))), "")
 
 
 def _table(value: object) -> Mapping[str, Any]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from harness.models.failures import CallFailed, Kind
-from trainers.hosted_job import Job, error_of, job_of, loss, whole
+from trainers.hosted_job import Job, error_of, job_of, loss, name_of, whole
 from trainers.service import Service
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ class _Page:
         answer = _value(raw)
         entries = list(_entries(answer))
         more = isinstance(answer, dict) and answer.get("has_more") is True
-        return [job_of(entry) for entry in entries if entry.get("id")], more
+        return [job_of(entry) for entry in entries if name_of(entry.get("id"))], more
 
 
 # ---------------------------------------------------------------------- what belongs to a job
@@ -199,10 +199,10 @@ def checkpoints(service: Service, name: str) -> list[Checkpoint]:
 
 
 def _checkpoint(entry: Mapping[str, Any]) -> Checkpoint | None:
-    model, step = entry.get("fine_tuned_model_checkpoint"), whole(entry.get("step_number"))
+    model, step = name_of(entry.get("fine_tuned_model_checkpoint")), whole(entry.get("step_number"))
     metrics = entry.get("metrics")
     metrics = metrics if isinstance(metrics, dict) else {}
-    if not isinstance(model, str) or not model or not step:
+    if not model or not step:
         return None
     validation = loss(metrics.get("full_valid_loss"))
     return Checkpoint(
@@ -249,7 +249,7 @@ def file(service: Service, name: str) -> File | None:
 
 
 def _file(answer: Mapping[str, Any]) -> File:
-    if not isinstance(name := answer.get("id"), str) or not name:
+    if not (name := name_of(answer.get("id"))):
         raise ValueError("it names no file")
     size, status = answer.get("bytes"), str(answer.get("status")).lower()
     return File(

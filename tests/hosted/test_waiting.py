@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.jobs import cancel, follow, overview
-from trainers import hosted
-from trainers.hosted_job import State, job_of, moment, state_of
+from trainers import hosted, service
+from trainers.hosted_job import State, job_of, moment, name_of, state_of
 from trainers.service import Service
 
 
@@ -136,6 +136,32 @@ def test_a_poll_that_cannot_be_read_is_asked_again(account: Any, fault: str) -> 
     project.service.faults["job"] = [fault, fault]
     project.service.always["events"] = fault
     assert project.train(project.recipe()).failed == {}
+
+
+def test_polls_are_tried_until_the_deadline(account: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For longer than any other call."""
+    monkeypatch.setattr(service, "PATIENCE_S", 0.1)
+    project = account()
+    project.service.faults["job"] = ["html"] * 20
+    assert project.train(project.recipe()).failed == {}
+
+
+def test_a_list_without_an_end_is_left(account: Any) -> None:
+    project = account()
+    project.train(project.recipe(seed=1))
+    shown = project.service._list({})[1]["data"]
+    endless = {"object": "list", "data": [*shown, {"id": "\x1b[2J"}, {}, 5], "has_more": True}
+    project.service._list = lambda _: (200, endless)
+    assert project.train(project.recipe()).failed == {}
+    assert project.service.calls["list"] <= 10
+
+
+@pytest.mark.parametrize("name", ["\x1b[2Jevil", "a\nb", "\ud800", "", None, 7.5, True, "x" * 9999])
+def test_what_can_be_no_name_is_none(name: object) -> None:
+    assert name_of(name) == ""
+    assert job_of({"id": 7, "fine_tuned_model": name}).fine_tuned_model == ""
+    with pytest.raises(ValueError, match="it names no job"):
+        job_of({"id": name})
 
 
 def test_a_job_is_created_when_its_file_is_processed(account: Any) -> None:

@@ -194,3 +194,22 @@ def test_ctrl_c_leaves_the_job_running_and_says_how_to_come_back(
     service.job_s = 0.1
     assert project.run().status == 0
     assert len(service.jobs) == 1
+
+
+def test_a_doubt_ends_runs_with_6_until_a_person_settles_it(
+    project: Any, service: Scripted
+) -> None:
+    service.metadata_kept, service.always = False, {"list": "404"}
+    service.faults["create"] = ["500 after"]
+    settings(project, service)
+    for _ in range(2):
+        run = project.run()
+        assert run.status == 6
+        assert any("harness jobs adopt ID tuned" in error for error in run.results["errors"])
+    assert "it is not known whether" in project.harness("jobs")[1]
+    assert project.harness("jobs", "adopt", "nothing")[0] == 4
+    status, text = project.harness("jobs", "adopt", "ftjob-0")
+    assert (status, text.startswith("tuned: the job ftjob-0 (")) == (0, True)
+    assert project.run().status == 0
+    assert project.harness("jobs", "forget")[0] == 4
+    assert service.calls["create"] == 1
