@@ -2,9 +2,10 @@
 
     python benchmarks/fuzz_lines.py [LINES] [SEED]
 
-25,000 lines for each kind of file: cases, training rows, preferences, recordings, labels. What a
-reader accepts is then used by everything that takes it, and cases by whole commands. Exit status 1
-if a line ended in anything else than rows or that sentence, or took longer than `LONGEST_S`.
+25,000 lines for each kind of file: cases, training rows, preferences, recordings, labels, uploads.
+What a reader accepts is then used by everything that takes it, and cases by whole commands. Exit
+status 1 if a line ended in anything else than rows or that sentence, or took longer than
+`LONGEST_S`.
 """
 
 from __future__ import annotations
@@ -44,6 +45,8 @@ from harness.records import (
     Sampling,
     canonical_json,
 )
+from harness.serve import examples
+from harness.serve.examples import BadFile
 from harness.suites import Suite
 from trainers.hosted_data import Example, HostedData, content_of, load_examples
 from trainers.recipe import load_data
@@ -98,6 +101,7 @@ REPLIES: tuple[Row, ...] = tuple(
     )
 )
 
+UPLOADS: tuple[Row, ...] = (*CONVERSATIONS[:1], *CONVERSATIONS[-2:])
 LABELS: tuple[Row, ...] = (
     {"prompt": "Weather?", "expected": "9 degrees.", "reply": "9", "score": 3},
     {"prompt": "Weather?", "replies": ["9", "10"], "better": "first", "criterion": "short"},
@@ -289,8 +293,7 @@ def training(line: bytes, folder: Path) -> int:
         refuse_leaks([row], [case])
         _sent(row.messages)
     path = _written(folder, _GOOD, line)
-    examples = load_examples("supervised", path, None, None, 0, folder).train[len(_GOOD) :]
-    _uploaded(examples)
+    _uploaded(load_examples("supervised", path, None, None, 0, folder).train[len(_GOOD) :])
     return len(rows)
 
 
@@ -299,16 +302,16 @@ def preferences(line: bytes, folder: Path) -> int:
     if not read_pairs(_written(folder, _GOOD_PAIRS[:1], line), folder)[1:]:
         return 0
     path = _written(folder, _GOOD_PAIRS, line)
-    examples = load_examples("dpo", path, None, None, 0, folder).train[len(_GOOD) :]
-    for messages in (messages for example in examples for messages in example.conversations):
+    pairs = load_examples("dpo", path, None, None, 0, folder).train[len(_GOOD) :]
+    for messages in (messages for pair in pairs for messages in pair.conversations):
         _sent(messages)
-    _uploaded(examples)
-    return len(examples)
+    _uploaded(pairs)
+    return len(pairs)
 
 
-def _uploaded(examples: Sequence[Example]) -> None:
-    assert HostedData(tuple(examples)).digests["train"]
-    assert all(map(json.loads, content_of(examples).splitlines()))
+def _uploaded(learned: Sequence[Example]) -> None:
+    assert HostedData(tuple(learned)).digests["train"]
+    assert all(map(json.loads, content_of(learned).splitlines()))
 
 
 def recordings(line: bytes, folder: Path) -> int:
@@ -346,6 +349,17 @@ def labels(line: bytes, folder: Path) -> int:
     return len(found)
 
 
+def uploads(line: bytes, folder: Path) -> int:
+    """Read `line` as an example that `harness serve` is to learn; return how many were read."""
+    first = json.dumps({"messages": [_ASK, _TELL]}).encode()
+    found = examples.read(first + b"\n" + line, 1).conversations
+    path = folder / "x.jsonl"
+    path.unlink(missing_ok=True)
+    path.write_bytes(examples.jsonl(examples.rows(found)))
+    assert load_data(path, None, None, 0, folder).train
+    return len(found) - 1
+
+
 _RECORDING = recording.Recording(
     *("openai:x", "x", "", Sampling(), "0" * 64, "2026-01-01T00:00:00+00:00", "cases.jsonl"),
     replies=(Recorded("good", "0" * 64, Reply("yes")),),
@@ -365,6 +379,7 @@ READERS: Mapping[str, tuple[Callable[[bytes, Path], int], Sequence[Row]]] = {
     "preferences": (preferences, PREFERENCES),
     "recordings": (recordings, REPLIES),
     "labels": (labels, LABELS),
+    "uploads": (uploads, UPLOADS),
 }
 
 # ---------------------------------------------------------------------- what became of them
@@ -412,14 +427,14 @@ def _warm_up(read: Callable[[bytes, Path], int], seeds: Sequence[Row], folder: P
 def _end(read: Callable[[bytes, Path], int], line: bytes, folder: Path) -> str:
     try:
         return "accepted" if read(line, folder) else "no line"
-    except HarnessError as problem:
+    except (HarnessError, BadFile) as problem:
         return "refused" if _is_sentence(str(problem)) else f"no sentence with a place: {problem}"
     except Exception as problem:  # what must never happen is what is looked for
         return f"{type(problem).__name__}: {str(problem)[:300]}"
 
 
 def _is_sentence(told: str) -> bool:
-    placed = re.match(r"(/.*/)?x\.jsonl:\d+: ", told) is not None
+    placed = re.match(r"(/.*/)?x\.jsonl:\d+: |(Expected file .*)?\bLine \d+", told) is not None
     return placed and len(told) < LONGEST_SENTENCE and all(map(str.isprintable, told))
 
 
