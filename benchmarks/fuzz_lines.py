@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import fuzz_encoding
 import fuzz_project
 
 from harness import calibration, prices, recording
@@ -450,11 +451,15 @@ def main() -> int:
     for kind, tally in tallies.items():
         for problem in tally.problems[:10]:
             print(f"MISSED: {kind}: {problem}")
-    project = list(fuzz_project.broken(tallies["cases"].accepted))
-    print(f"whole commands on accepted lines: wrong {len(project)}")
-    for problem in project:
-        print(f"MISSED: {problem}")
-    return 1 if project or any(tally.problems for tally in tallies.values()) else 0
+    later = {
+        "whole commands": list(fuzz_project.broken(tallies["cases"].accepted)),
+        "local training": list(fuzz_encoding.broken(tallies["training"].accepted)),
+    }
+    for what, problems in later.items():
+        print(f"{what} on accepted lines: wrong {len(problems)}")
+        for problem in problems[:10]:
+            print(f"MISSED: {problem}")
+    return 1 if any(later.values()) or any(tally.problems for tally in tallies.values()) else 0
 
 
 if __name__ == "__main__":

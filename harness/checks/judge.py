@@ -159,7 +159,9 @@ def prompt(question: Question, material: Material) -> str:
     texts += [] if material.expected is None else [("reference answer", material.expected)]
     texts += zip(names, material.replies, strict=True)
     blocks = [_block(name, bound, text) for name, text in texts]
-    return "\n\n".join([*_task(question, material), *blocks, _form(question, bound)])
+    text = "\n\n".join([*_task(question, material), *blocks, _form(question, bound)])
+    # A lone surrogate cannot be sent; the others are the texts' own.
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _task(question: Question, material: Material) -> list[str]:
@@ -173,8 +175,7 @@ def _task(question: Question, material: Material) -> list[str]:
 
 
 def _block(name: str, bound: str, text: str) -> str:
-    # A lone surrogate cannot be sent; the others are the text's own.
-    lines = text.encode("utf-8", "backslashreplace").decode("utf-8").splitlines() or [""]
+    lines = text.splitlines() or [""]
     quoted = "\n".join(f"| {line}" for line in lines)
     return f"BEGIN {bound} {name}\n{quoted}\nEND {bound} {name}"
 
