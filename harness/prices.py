@@ -17,7 +17,10 @@ FREE = ("bundled", "local", "replay")
 """Providers that charge nothing: their replies have no cost."""
 
 CHARACTERS_PER_TOKEN = 3
-"""Of a prompt, for estimates: fewer than text in most languages has, so that they are high."""
+"""Of a prompt, for estimates: fewer than text in most languages has, so that they are high.
+
+Counted are bytes of UTF-8, since a character of Chinese is about a token of its own.
+"""
 
 _MILLION = 1_000_000
 _DATE = re.compile(r"-(\d{4}-\d{2}-\d{2}|\d{8})$")
@@ -68,11 +71,15 @@ def prompt_tokens(request: Request) -> int:
 
 def _characters(message: Message) -> int:
     calls = message.get("tool_calls") or message.get("function_call")
-    return len(content_of(message)) + _written(calls)
+    return _bytes(content_of(message)) + _written(calls)
 
 
 def _written(value: object) -> int:
-    return len(str(value)) if value else 0
+    return _bytes(str(value)) if value else 0
+
+
+def _bytes(text: str) -> int:
+    return len(text.encode("utf-8", "surrogatepass"))
 
 
 def unpriced(spec: ModelSpec) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -82,9 +83,12 @@ class Schema:
 
         """
         try:
-            errors = list(self.validator.iter_errors(value))
+            with _without_panic():
+                errors = list(self.validator.iter_errors(value))
         except UnicodeEncodeError:
-            errors = list(self.validator.iter_errors(_well_formed(value)))
+            return self.misfit(_well_formed(value))
+        except _Panic as problem:
+            raise EvidenceError(f"{self.where}: the reply cannot be judged: {problem}") from None
         self._refuse_endless(errors)
         return fault(_telling(errors)) if errors else ""
 
@@ -98,6 +102,21 @@ class Schema:
                     f"{self.where}: {pattern} finds no end at {json_path(error.instance_path)} "
                     f"within {MOST_STEPS:,} steps; write a simpler pattern"
                 )
+
+
+class _Panic(Exception):
+    """The library gave up on something that it took for impossible."""
+
+
+@contextmanager
+def _without_panic() -> Iterator[None]:
+    """Make a panic of the library, which is no Exception, a `_Panic`."""
+    try:
+        yield
+    except BaseException as problem:
+        if isinstance(problem, Exception | KeyboardInterrupt | SystemExit | GeneratorExit):
+            raise
+        raise _Panic(str(problem)) from None
 
 
 def known_schema(
@@ -154,17 +173,18 @@ def _schema(content: Any, where: str, path: Path) -> Schema:
         registry = jsonschema_rs.Registry([(path.as_uri(), content)], retriever=files.read)
         references = _References(where, str(content.get("$schema", DEFAULT_DIALECT)))
         references.follow(content, registry.resolver(path.as_uri()))
-        validator = jsonschema_rs.validator_for(
-            content,
-            registry=registry,
-            base_uri=path.as_uri(),
-            validate_formats=False,
-            pattern_options=jsonschema_rs.FancyRegexOptions(backtrack_limit=MOST_STEPS),
-            keywords={"contentEncoding": _Unchecked, "contentMediaType": _Unchecked},
-        )
+        with _without_panic():
+            validator = jsonschema_rs.validator_for(
+                content,
+                registry=registry,
+                base_uri=path.as_uri(),
+                validate_formats=False,
+                pattern_options=jsonschema_rs.FancyRegexOptions(backtrack_limit=MOST_STEPS),
+                keywords={"contentEncoding": _Unchecked, "contentMediaType": _Unchecked},
+            )
     except jsonschema_rs.ValidationError as problem:
         raise _refusal(where, files.problem, _mistake(problem)) from None
-    except (RecursionError, TypeError, ValueError) as problem:
+    except (RecursionError, TypeError, ValueError, _Panic) as problem:
         raise _refusal(where, files.problem, str(problem)) from None
     if files.contents:
         digest = digest_of([digest, files.contents])
@@ -251,6 +271,7 @@ class _References:
     def __init__(self, where: str, dialect: str) -> None:
         self._where = where
         self._id = "id" if dialect.startswith(DIALECTS[0]) else "$id"
+        self._named: dict[str, Any] = {}
         self._leads: dict[_Place, set[_Place]] = {}
         self._pending: list[tuple[_Place, Resolved]] = []
 
@@ -275,11 +296,20 @@ class _References:
             return set()
         if isinstance(schema.get(self._id), str):
             resolver = self._found(schema[self._id], resolver).resolver
+            self._refuse_twins(schema, resolver.base_uri)
         named = (schema[key] for key in sorted(_REFERENCES & schema.keys()))
         places = {self._place(one, resolver) for one in named if isinstance(one, str)}
         for inner in _schemas(schema, _INNER_VALUES):
             self._same_value(inner, resolver)
         return places.union(*(self._same_value(o, resolver) for o in _schemas(schema, _SAME_VALUE)))
+
+    def _refuse_twins(self, schema: dict[str, Any], uri: str) -> None:
+        anchors = schema[self._id].startswith("#")  # which older drafts write as ids
+        if not anchors and self._named.setdefault(uri, schema) != schema:
+            raise HarnessError(
+                f"{self._where}: two of its schemas have the {self._id} "
+                f"{quoted(schema[self._id])}; correct one of them"
+            )
 
     def _place(self, reference: str, resolver: Resolver) -> _Place:
         place = (resolver.base_uri, reference)

@@ -118,3 +118,9 @@ def test_a_wrong_price_is_told_with_its_key(prices: dict[str, object], words: st
     with pytest.raises(HarnessError, match=r"tool\.harness\.prices") as caught:
         parse({"prices": prices})
     assert words in str(caught.value)
+
+
+def test_scripts_of_many_tokens_are_estimated_as_such() -> None:
+    latin, chinese = ({"role": "user", "content": one * 300} for one in "x货")
+    assert prompt_tokens(Request("k", SPEC, (latin,), 0)) == 100
+    assert prompt_tokens(Request("k", SPEC, (chinese,), 0)) == 300

@@ -3,8 +3,10 @@
 import json
 import socket
 import time
+from dataclasses import replace
 from decimal import Decimal
 from fractions import Fraction
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -154,6 +156,36 @@ def test_references_without_end_are_refused_before_any_reply(tmp_path, schema):
     (tmp_path / "loop.json").write_text('{"allOf": [{"$ref": "loop.json"}]}')
     with pytest.raises(HarnessError, match="refers to itself without end"):
         load_schema(schema, tmp_path)
+
+
+def test_two_schemas_of_one_id_are_refused(tmp_path):
+    twins = {"a": {"$id": "https://example.org/t", "type": "null"}} | {
+        "b": {"$id": "https://example.org/t", "$anchor": "x", "items": {"$ref": "#x"}}
+    }
+    with pytest.raises(HarnessError, match=r"two of its schemas have the \$id"):
+        load_schema({"properties": twins}, tmp_path)
+
+
+class Panic(BaseException):
+    """What a panic of a library in Rust looks like from here."""
+
+
+@pytest.mark.parametrize("name", ["validator_for", "iter_errors"])
+def test_a_panic_of_the_library_ends_in_a_sentence(tmp_path, monkeypatch, name):
+    schema = load_schema({"type": "null"}, tmp_path)
+
+    def panics(*given, **options):
+        raise Panic("impossible")
+
+    if name == "validator_for":
+        monkeypatch.setattr(f"jsonschema_rs.{name}", panics)
+        with pytest.raises(HarnessError, match="it is no JSON Schema: impossible"):
+            load_schema({"type": "string"}, tmp_path)
+    else:
+        odd = replace(schema, validator=SimpleNamespace(iter_errors=panics))
+        score, _ = json_schema(CASE, Reply("1"), odd)
+        assert (score.value, score.passed) == (None, None)
+        assert "cannot be judged: impossible" in score.unscored
 
 
 @pytest.mark.parametrize(
