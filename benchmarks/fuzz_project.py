@@ -36,6 +36,9 @@ base = "python:bot:yes"
 
 [tool.harness.candidates.caller]
 model = "python:bot:calls"
+
+[tool.harness.judges.strict]
+model = "python:bot:yes"
 """
 SUITE = """
 import pytest
@@ -49,10 +52,13 @@ def test_answer(score, case, reply):
         score.rouge()
     if case.expected_tool_calls:
         score.tool_call()
+    score.judge("correctness")
+    score.prefer()
     assert reply.text
 """
 COMMANDS = {
-    "pytest": (0, 1),
+    "pytest --harness-plan": (0,),
+    "pytest": (0, 1, 6),
     "harness review --out page.html": (0,),
     "harness record python:bot:calls cases.jsonl -o kept.jsonl --training train.jsonl": (0,),
 }
