@@ -9,13 +9,14 @@ import os
 import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from harness.chat_template import (
     ChatTemplate,
+    TemplateRefusal,
     Tools,
     first_line,
     panics_as_errors,
@@ -100,6 +101,7 @@ class Loaded:
         self._context = context_of(self._model.config)
         self._too_large = math.inf
         self._joins = True
+        self._reads_calls = False
 
     def serves(self, home: Home, adapters: Iterable[Path]) -> bool:
         """Whether all of `adapters` at `home` are here."""
@@ -171,12 +173,13 @@ class Loaded:
         for path, name in self._names.items():
             try:
                 # Adapters stay in the precision of their base, as they were trained.
-                if self._model is None:
-                    self._model = PeftModel.from_pretrained(
-                        base, path, adapter_name=name, autocast_adapter_dtype=False
-                    )
-                else:
-                    self._model.load_adapter(path, name, autocast_adapter_dtype=False)
+                with panics_as_errors():
+                    if self._model is None:
+                        self._model = PeftModel.from_pretrained(
+                            base, path, adapter_name=name, autocast_adapter_dtype=False
+                        )
+                    else:
+                        self._model.load_adapter(path, name, autocast_adapter_dtype=False)
             except Exception as problem:  # a damaged file can break anything in the libraries
                 raise _damaged(path, problem) from None
         self._model.eval()
@@ -209,6 +212,7 @@ class Loaded:
     def _row(self, request: Request, wish: Wish) -> decode.Row | Reply:
         sampling = request.model.sampling
         try:
+            self._refuse_unreadable(request)
             tokens = wish.prompt or prompt_tokens(self._tokenizer, request)
             limit = int(min(sampling.max_tokens, room_behind(tokens, self._context)))
         except PromptError as problem:
@@ -282,20 +286,6 @@ class Loaded:
             tool_calls=calls,
         )
 
-    def _parsed(
-        self, whole: str, request: Request, tools: Tools
-    ) -> tuple[str, tuple[tool_calls.Call, ...]]:
-        """Return the same as the tokenizer's own parser reads it."""
-        try:
-            message = self._tokenizer.parse_response(
-                whole,
-                prefix=prompt_text(self._tokenizer, request),
-                tools=[dict(tool) for tool in tools],
-            )
-            return tool_calls.from_message(message)
-        except Exception:  # what the folder describes need not fit to what the model wrote
-            return "", ()
-
     def _called(
         self, text: str, tokens: list[int], request: Request, tools: Tools
     ) -> tuple[str, tuple[tool_calls.Call, ...]]:
@@ -306,15 +296,46 @@ class Loaded:
         whole = self._tokenizer.decode(
             tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False
         )
-        own = getattr(self._tokenizer, "response_template", None)
-        said, calls = self._parsed(whole, request, tools) if own else ("", ())
-        if not calls:
-            said, calls = tool_calls.read(whole, tools)
+        said, calls = self._read(whole, prompt_text(self._tokenizer, request), tools)
         if not calls:
             return text, ()
         for special in self._tokenizer.all_special_tokens:
             said = said.replace(special, "")
         return said.strip(), calls
+
+    def _read(
+        self, whole: str, prompt: str, tools: Tools
+    ) -> tuple[str, tuple[tool_calls.Call, ...]]:
+        """Read calls as the tokenizer describes them, else as the families that are known."""
+        if getattr(self._tokenizer, "response_template", None):
+            given = [dict(tool) for tool in tools]
+            # What the folder describes need not fit to what the model wrote.
+            with suppress(Exception):
+                message = self._tokenizer.parse_response(whole, prefix=prompt, tools=given)
+                said, calls = tool_calls.from_message(message)
+                if calls:
+                    return said, calls
+        return tool_calls.read(whole, tools)
+
+    def _refuse_unreadable(self, request: Request) -> None:
+        """Raise PromptError if a call, as the template writes it, would not be read as one.
+
+        Every model on this base would seem to call nothing.
+        """
+        tools = _tools(request)
+        if not tools or self._reads_calls:
+            return
+        template = ChatTemplate(self._tokenizer, template_options(prompting_of(request.model)))
+        try:
+            prompt, answer = template.exchange(tool_calls.example(tools), tools)
+        except TemplateRefusal:  # it writes none, and leaves it to the model how to
+            return
+        if not self._read(answer, prompt, tools)[1]:
+            raise PromptError(
+                "the calls of tools are written in a way that is not known here; "
+                "describe it as response_template in the tokenizer's configuration"
+            )
+        self._reads_calls = True
 
 
 def _tools(request: Request) -> Tools:

@@ -42,6 +42,18 @@ def read(text: str, tools: Sequence[Mapping[str, Any]]) -> tuple[str, tuple[Call
     return text, ()
 
 
+def example(tools: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, Any], ...]:
+    """Return a conversation that ends in a call of the first of `tools`."""
+    name = (tools[0].get("function") or tools[0]).get("name", "")
+    call = {"name": name, "arguments": {"number": "7"}}
+    # Some templates take ids of exactly nine letters and digits.
+    called = [{"id": "abcdefghi", "type": "function", "function": call}]
+    return (
+        {"role": "user", "content": "Call it."},
+        {"role": "assistant", "tool_calls": called},
+    )
+
+
 def from_message(message: Mapping[str, Any]) -> tuple[str, tuple[Call, ...]]:
     """Return the text and the calls of a message that a tokenizer's own parser made.
 

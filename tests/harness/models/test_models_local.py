@@ -810,6 +810,17 @@ def test_the_parser_that_a_tokenizer_brings_reads_the_calls(
     assert reply.text == "Wait."
 
 
+def test_calls_that_could_not_be_read_cost_the_reply(
+    calling_base: Path, models: Models, say: Callable[[str], list[str]]
+) -> None:
+    strange = CALLING.replace("<tool_call>", "((").replace("</tool_call>", "))")
+    (calling_base / "chat_template.jinja").write_text(strange)
+    say(CALL)
+    reply = asked_with(models, spec_of(calling_base), *TOOLS)
+    assert "written in a way that is not known here" in (reply.error or "")
+    assert asked_with(models, spec_of(calling_base)).text == CALL
+
+
 @pytest.mark.parametrize("provider", ["bundled", "local"])
 def test_a_template_without_tools_costs_the_reply_and_says_so(
     tiny_base: Path, models: Models, provider: str
