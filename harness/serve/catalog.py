@@ -78,6 +78,11 @@ def _local_spec(name: str, reference: str, settings: Settings, root: Path) -> Mo
         )
     source_of(spec)
     quantization_of(spec)
+    if "tools" in spec.options:
+        raise HarnessError(
+            f"{key}: the table of {reference!r} has tools, and calls are not served; "
+            "name a table without"
+        )
     return spec
 
 

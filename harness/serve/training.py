@@ -54,6 +54,7 @@ def base_of(spec: ModelSpec) -> dict[str, Any]:
         "target": spec.target,
         "revision": spec.revision,
         "options": dict(spec.options),
+        "thinking": spec.thinking,
     }
 
 
@@ -151,7 +152,8 @@ class Training:
             seed=job.seed,
         )
         reference = f"{base['provider']}:{base['target']}"
-        recipe = resolve(job.id, settings, reference, self.root, base["revision"])
+        options = {**base["options"], "thinking": base.get("thinking", "strip")}
+        recipe = resolve(job.id, settings, reference, self.root, base["revision"], options)
         return _adjusted(recipe, wanted["batch_size"], wanted["learning_rate_multiplier"])
 
     def _epochs(self, job: Job) -> int:
