@@ -5,6 +5,7 @@ It runs where the results are: in the one process of a serial run, on the contro
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -19,7 +20,6 @@ from harness.evaluation import ItemResult
 from harness.judges import NONE_CONFIGURED, Errand, Judges
 from harness.records import JudgeFigure, Question, Recorded, Reply, Role, Rule, Score
 from harness.trust import Answer
-from harness.unicode import same_text
 
 _NO_CANDIDATE = "it compares with a baseline, and this run has no candidate"
 
@@ -312,7 +312,9 @@ def _without_asking(before: Reply, after: Reply) -> tuple[float, str] | None:
     if before.failure or after.failure:
         value = float(bool(before.failure)) - float(bool(after.failure))
         return value, after.failure or f"the baseline's: {before.failure}"
-    return (0.0, "the replies are equal") if same_text(before.said, after.said) else None
+    # Not `same_text`: what shows nothing may be an instruction, which judges are to see.
+    old, new = (unicodedata.normalize("NFC", reply.said).strip() for reply in (before, after))
+    return (0.0, "the replies are equal") if old == new else None
 
 
 def _preference(sheet: _Sheet, value: float, why: str) -> Score:

@@ -156,7 +156,14 @@ def test_a_length_that_sways_nobody_raises_no_alarm() -> None:
 
 
 def test_replies_that_read_the_same_are_a_tie_that_nobody_is_asked_about() -> None:
-    pairs = [result(1, "base", "good caf\u00e9"), result(1, "new", "good cafe\u0301\u200b")]
+    pairs = [result(1, "base", "good caf\u00e9"), result(1, "new", "good cafe\u0301")]
     judged = judged_by_coin(pairs, 0, 1.0)
     [_, score] = [score for one in judged.results for score in one.scores]
     assert (score.value, score.explanation) == (0.0, "the replies are equal")
+
+
+def test_replies_that_differ_in_what_shows_nothing_are_judged() -> None:
+    pairs = [result(1, "base", "good\npoor"), result(1, "new", "good\npoor\U000e0079\U000e0065")]
+    judged = judged_by_coin(pairs, 0, 1.0)
+    [_, score] = [score for one in judged.results for score in one.scores]
+    assert score.explanation != "the replies are equal"
