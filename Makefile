@@ -28,6 +28,7 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/judge.py
 	$(BIN)/python benchmarks/serve.py
 	$(BIN)/python benchmarks/fuzz_lines.py
+	$(BIN)/python benchmarks/fuzz_settings.py
 	$(BIN)/python benchmarks/fuzz_services.py
 
 format: $(INSTALLED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -125,7 +126,7 @@ def model_spec(reference: str, name: str, settings: Settings, root: Path, key: s
 
 def _target(provider: str, target: str, root: Path) -> str:
     """Return a target that is a path as an absolute one."""
-    is_path = provider == "replay" or (provider == "local" and (root / target).exists())
+    is_path = provider == "replay" or (provider == "local" and os.path.exists(root / target))
     return str(root / target) if is_path else target
 
 
@@ -141,7 +142,7 @@ def _adapter(table: ModelSettings, root: Path, key: str) -> Path | None:
     if table.adapter is None:
         return None
     folder = root / table.adapter
-    if not (folder / "adapter_config.json").is_file():
+    if not os.path.isfile(folder / "adapter_config.json"):
         raise HarnessError(
             f"pyproject.toml: {key}: {table.adapter} holds no adapter_config.json; "
             "name the folder of a trained adapter"

@@ -5,9 +5,12 @@ Every mistake is one sentence with the path of the key.
 
 from __future__ import annotations
 
+import math
 import re
 import tomllib
+import unicodedata
 from collections.abc import Iterator, Sequence
+from datetime import date, time
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -23,12 +26,22 @@ from pydantic import (
 
 from harness.files import read_file
 from harness.prices import Price, Prices
-from harness.records import RULES, WOULD_SHIP, HarnessError, Rule
+from harness.records import DEEPEST, RULES, WOULD_SHIP, HarnessError, Rule
 
 DEFAULT_BASE = "bundled:pocket"
 PYPROJECT = "pyproject.toml"
 
 Probability = Annotated[float, Field(gt=0, lt=1)]
+
+
+def _path(value: str) -> str:
+    if any(unicodedata.category(character) == "Cc" for character in value):
+        raise ValueError("a path holds no control characters; remove them")
+    return value
+
+
+PathText = Annotated[str, AfterValidator(_path)]
+"""A path, relative to the project's root where it is not absolute."""
 
 
 class _Table(BaseModel):
@@ -45,10 +58,10 @@ class ModelSettings(_Table):
     model_config = ConfigDict(extra="allow", frozen=True)
 
     model: str
-    adapter: str | None = None
+    adapter: PathText | None = None
     system: str | None = None
     template: str | None = None
-    few_shot: str | None = None
+    few_shot: PathText | None = None
     shots: Annotated[int, Field(ge=0)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
@@ -79,7 +92,7 @@ class JudgeSettings(ModelSettings):
 class MixSettings(_Table):
     """General rows mixed into the training data, as a share of the whole."""
 
-    path: str
+    path: PathText
     share: Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -113,8 +126,8 @@ class CandidateSettings(_Table):
     model: str | None = None
     trainer: Literal["qlora", "lora", "full", "openai"] | None = None
     base: str | None = None
-    train: str | None = None
-    validation: str | None = None
+    train: PathText | None = None
+    validation: PathText | None = None
     mix: MixSettings | None = None
     behaviour: str | None = None
     seed: int = 0
@@ -246,8 +259,8 @@ class Settings(_Table):
     alpha: Probability = 0.05
     power: Probability = 0.8
     max_tokens: Annotated[int, Field(ge=1)] = 128
-    store: Annotated[str, BeforeValidator(_text)] = ".harness"
-    reports: Annotated[str, BeforeValidator(_text)] = "reports"
+    store: Annotated[PathText, BeforeValidator(_text)] = ".harness"
+    reports: Annotated[PathText, BeforeValidator(_text)] = "reports"
 
     @property
     def rules(self) -> tuple[Rule, ...]:
@@ -328,6 +341,8 @@ def parse(table: Any) -> Settings:
         HarnessError: with every wrong key in one sentence.
 
     """
+    if odd := "; ".join(_odd_values(table, _PREFIX)):
+        raise HarnessError(odd)
     try:
         return Settings.model_validate(table)
     except ValidationError as problem:
@@ -335,12 +350,36 @@ def parse(table: Any) -> Settings:
         raise HarnessError("; ".join(sentences)) from None
 
 
+_PREFIX = f"{PYPROJECT}: tool.harness"
+
+
+def _odd_values(value: object, path: str, depth: int = 0) -> Iterator[str]:
+    """Say what TOML can hold and neither JSON nor a model can: also in tables that are free."""
+    if depth > DEEPEST:
+        yield f"{path}: it is nested more than {DEEPEST} levels deep"
+    elif isinstance(value, date | time):
+        yield f"{path}: must be a string, a number, true, false, a list or a table, not a date"
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield f"{path}: must be a finite number, not {value}"
+    elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+        yield f"{path}: must be an integer of at most 64 bits"
+    elif isinstance(value, dict | list):
+        inside = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, child in inside:
+            yield from _odd_values(child, f"{path}.{_shown_key(key)}", depth + 1)
+
+
 def _sentence(table: Any, error: Any) -> str:
-    path = ".".join(["tool.harness", *_keys(table, error["loc"])])
+    path = ".".join([_PREFIX, *map(_shown_key, _keys(table, error["loc"]))])
     message = error["msg"].removeprefix("Value error, ")
     if error["type"] == "extra_forbidden":
         message = "there is no such key; see the README's list of settings"
-    return f"pyproject.toml: {path}: {message}"
+    return f"{path}: {message}"
+
+
+def _shown_key(key: object) -> str:
+    text = str(key)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _keys(table: Any, location: Sequence[str | int]) -> Iterator[str]:

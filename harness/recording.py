@@ -22,6 +22,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from harness.data.jsonl import key_path
+from harness.files import read_file
 from harness.records import (
     Arm,
     EvidenceError,
@@ -171,7 +172,7 @@ def read(path: Path, where: str) -> Recording:
 
     """
     try:
-        content = path.read_bytes()
+        content = read_file(path)
     except FileNotFoundError:
         raise HarnessError(f"{where}: there is no such recording; correct the path") from None
     except (OSError, ValueError) as problem:

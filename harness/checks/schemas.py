@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from harness.checks import quoted, shortened
+from harness.files import read_file
 from harness.records import EvidenceError, HarnessError, digest_of, strict_json
 
 if TYPE_CHECKING:
@@ -150,11 +151,13 @@ def load_schema(schema: str | Path | Mapping[str, Any], root: Path) -> Schema:
 
 def _read(path: Path, where: str) -> Any:
     try:
-        return strict_json(path.read_text(encoding="utf-8-sig"))
+        return strict_json(read_file(path).decode("utf-8-sig"))
     except FileNotFoundError:
         raise HarnessError(f"{where}: there is no such schema; correct the path") from None
     except OSError as problem:
-        raise HarnessError(f"{where}: the schema cannot be read ({problem.strerror})") from None
+        raise HarnessError(
+            f"{where}: the schema cannot be read ({problem.strerror or problem})"
+        ) from None
     except ValueError as problem:
         line = f":{problem.lineno}" if isinstance(problem, json.JSONDecodeError) else ""
         raise HarnessError(

@@ -7,6 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
+from harness.data.messages import quoted
 from harness.models.refusals import NOTHING, Refusals, Refused
 from harness.records import HarnessError, ModelSpec, Reply, Request
 
@@ -157,6 +158,6 @@ def _refuse_options(spec: ModelSpec, known: frozenset[str]) -> None:
     for option in spec.options:
         if option not in known:
             raise HarnessError(
-                f"the model {spec.name!r} ({spec.spec}) has no option {option!r}; "
+                f"the model {spec.name!r} ({spec.spec}) has no option {quoted(option)}; "
                 f"{spec.provider} models take {', '.join(sorted(known)) or 'none'}"
             )

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from harness.files import read_file
 from harness.records import HarnessError, Vote
 from harness.review.pairs import Pair
 
@@ -69,10 +70,10 @@ def read(path: Path) -> Ballots:
     try:
         if path.stat().st_size > _LARGEST:
             raise HarnessError(f"{path}: it is too large for a file of votes; give another file")
-        return Ballots.model_validate_json(path.read_bytes())
+        return Ballots.model_validate_json(read_file(path))
     except OSError as problem:
         raise HarnessError(
-            f"{path}: {problem.strerror}; give the file that the page made"
+            f"{path}: {problem.strerror or problem}; give the file that the page made"
         ) from None
     except ValidationError as problem:
         first = problem.errors()[0]
