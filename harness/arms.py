@@ -9,6 +9,7 @@ from pathlib import Path
 
 from harness.cases import load_few_shot
 from harness.config import CandidateSettings, ModelSettings, Settings
+from harness.data.messages import quoted
 from harness.records import Arm, Candidate, HarnessError, ModelSpec, Role, Sampling
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,60}")
@@ -82,7 +83,7 @@ def _refuse_bad_names(names: list[str]) -> None:
     for index, name in enumerate(names):
         if not _NAME.fullmatch(name):
             raise HarnessError(
-                f"pyproject.toml: tool.harness: {name!r} cannot name a model; "
+                f"pyproject.toml: tool.harness: {quoted(name)} cannot name a model; "
                 "use up to 60 letters, digits, '.', '_' and '-'"
             )
         if name in names[:index]:
@@ -103,7 +104,7 @@ def model_spec(reference: str, name: str, settings: Settings, root: Path, key: s
     if match is None:
         known = ", ".join(sorted(settings.models)) or "none"
         raise HarnessError(
-            f"pyproject.toml: {key}: {reference!r} is no provider:name such as 'bundled:pocket', "
+            f"pyproject.toml: {key}: {quoted(reference)} is no provider:name such as 'bundled:pocket', "
             f"and no table in tool.harness.models (there: {known})"
         )
     provider, target = match.groups()
