@@ -104,8 +104,8 @@ def model_spec(reference: str, name: str, settings: Settings, root: Path, key: s
     if match is None:
         known = ", ".join(sorted(settings.models)) or "none"
         raise HarnessError(
-            f"pyproject.toml: {key}: {quoted(reference)} is no provider:name such as 'bundled:pocket', "
-            f"and no table in tool.harness.models (there: {known})"
+            f"pyproject.toml: {key}: {quoted(reference)} is no provider:name such as "
+            f"'bundled:pocket', and no table in tool.harness.models (there: {known})"
         )
     provider, target = match.groups()
     if provider == "replay":

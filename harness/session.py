@@ -411,13 +411,8 @@ class Session:
     def record(self, report: pytest.TestReport, found: ItemResult | str) -> None:
         """Take over the result of an item (a worker's is JSON), and give its report its status."""
         result = self._received(found) if isinstance(found, str) else found
-        if report.when == "teardown":  # it revises the last result of the item
-            same = (
-                index
-                for index in range(len(self.results) - 1, -1, -1)
-                if self.results[index].of == result.of
-            )
-            del self.results[next(same)]
+        if report.when == "teardown":
+            self._withdraw(result)
         self.results.append(result)
         baseline = self.arms[0].arm.name
         key = (result.suite, result.id, result.test, result.trial)
@@ -436,6 +431,13 @@ class Session:
             for metric, score in scores.items()
             if metric in before
         )
+
+    def _withdraw(self, revised: ItemResult) -> None:
+        """Forget the last result of an item, which the end of a fixture changed."""
+        for place in reversed(range(len(self.results))):
+            if self.results[place].of == revised.of:
+                del self.results[place]
+                return
 
     def merge(self, findings: str) -> None:
         """Take over what a worker found out: its preparation and how much it covered."""
