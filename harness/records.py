@@ -312,6 +312,14 @@ _REASONS = {
     "sensitive": "refused",
     "refusal": "refused",
     "safety": "refused",
+    "recitation": "refused",
+    "blocklist": "refused",
+    "prohibited_content": "refused",
+    "spii": "refused",
+    "content_filtered": "refused",
+    "guardrail_intervened": "refused",
+    "error_toxic": "refused",
+    "error_limit": "truncated",
     "length": "truncated",
     "model_length": "truncated",
     "max_tokens": "truncated",
@@ -319,14 +327,17 @@ _REASONS = {
 }
 """What services call the reason why a reply ended, in lower case -> what it means."""
 
-_BROKEN_OFF = frozenset(
-    {"error", "network_error", "insufficient_system_resource", "abort", "aborted", "cancelled"}
+_BROKEN_OFF = re.compile(
+    r"error|fail|abort|cancel|interrupt|disconnect|time.?out|timed.?out|overload|unavailable|"
+    r"insufficient.?system.?resource",
+    re.IGNORECASE,
 )
 
 
 def broken_off(finish_reason: str) -> bool:
     """Whether a service that names this reason failed: what it sent is no reply of the model."""
-    return finish_reason.lower() in _BROKEN_OFF
+    known = finish_reason.lower() in _REASONS
+    return not known and _BROKEN_OFF.search(finish_reason) is not None
 
 
 @dataclass(frozen=True, slots=True)

@@ -125,11 +125,16 @@ _NOUN = (
 )
 _WORD = r"[\"'`]?\w+[\"'`]?"
 _LIST = rf"(?:{_WORD}\s*(?:,|and|or|&)\s*(?:and\s+)?){{0,9}}"
+_TAKEN = r"(?:supported|recogni[sz]ed|permitted|allowed|available|accepted|implemented|known)"
+_IS = (
+    r"(?:\b(?:is|are|was|were|(?:has|have)\s+been)\s+)?"
+    r"(?:\b(?:currently|presently|now|also|unfortunately)\s+)?"
+)
 _NOT = (
-    r"(?:not\s+(?:yet\s+|currently\s+)?(?:an?\s+)?(?:supported|recogni[sz]ed|permitted|allowed|"
-    r"available|accepted|implemented|known|valid\s+(?:argument|parameter|field|property|option))|"
-    r"(?:an?\s+)?(?:unsupported|unknown|unrecogni[sz]ed|unexpected)|no\s+longer\s+supported|"
-    r"deprecated|disallowed|forbidden)"
+    rf"(?:(?:not|isn't|aren't)\s+(?:yet\s+|currently\s+)?(?:an?\s+)?(?:{_TAKEN}|"
+    r"valid\s+(?:argument|parameter|field|property|option))|"
+    rf"(?:an?\s+)?(?:unsupported|unknown|unrecogni[sz]ed|unexpected)|no\s+longer\s+{_TAKEN}|"
+    r"deprecated|removed|disallowed|forbidden)"
 )
 _BARRED = r"(?:can\s?not|can't|must\s+not|may\s+not)\s+be\s+(?:set|used|specified|provided|passed)"
 _REFUSES = (
@@ -143,7 +148,19 @@ _CONDITION = (
 )
 """What follows where the words are about a value, or about other fields beside this one."""
 
-_ABOUT_VALUE = re.compile(r"\bvalues?\s+(?:\S+\s+)?(?:of|for)\s+(?:the\s+)?(?:\w+\s+)?$", re.I)
+_ABOUT_VALUE = re.compile(
+    r"\bvalues?\s+(?:\S+\s+)?(?:of|for)\s+(?:the\s+)?(?:\w+\s+)?[\"'`\[(]*$", re.I
+)
+_AMOUNT = re.compile(
+    r"\s*[:,(]\s*\d|[^.;![]*(?:[<>=]\s*\d|\b(?:exceed\w*|outside|beyond|"
+    r"(?:too|this|that|so)\s+(?:large|big|long|high|small|low|many|few)|"
+    r"larger|bigger|longer|higher|smaller|lower|greater|(?:more|less|fewer)\s+than|"
+    r"at\s+(?:most|least)|maximum|minimum|range|between|negative|positive|"
+    r"(?:over|above|below|under|as|of)\s+\d|as\s+(?:an?\s+)?(?:integer|string|number|float)|"
+    r"values?|decimals?)\b)",
+    re.IGNORECASE,
+)
+"""What says, in the rest of a sentence, that the words are about how much and not about whether."""
 _GENERIC = re.compile(
     rf"\b{_UNKNOWN}\s+{_NOUN}\b(?!\s+value)|\b{_NOUN}\s+(?:is|are)\s+{_NOT}\b{_CONDITION}", re.I
 )
@@ -209,25 +226,41 @@ def _takes_default_only(said: str, name: str) -> bool:
 def _says_so(text: str, name: str) -> bool:
     if name not in text:
         return False
+    if name in SAMPLING and _default_only(name).search(text):
+        return True
     found = (match for pattern in _patterns(name) for match in pattern.finditer(text))
-    return any(not _ABOUT_VALUE.search(text[: match.start("name")]) for match in found)
+    return any(not _is_about_value(text, match) for match in found)
+
+
+def _is_about_value(text: str, match: re.Match[str]) -> bool:
+    before, after = text[: match.start("name")], text[match.end() :]
+    return bool(_ABOUT_VALUE.search(before) or _AMOUNT.match(after))
 
 
 @lru_cache(maxsize=16)
 def _patterns(name: str) -> tuple[re.Pattern[str], ...]:
     """Return the sentences that call the field `name` unknown or unsupported."""
-    field = rf"(?<![\w.\]-])(?:body\.|\$\.)?[\"'`\[(]*(?P<name>{name})[\"'`\])]*(?![\w\[]|[.-]\w)"
+    field = _field(name)
     more = rf"(?:\s*(?:,|and|or|&)\s*(?:and\s+)?{_WORD}){{0,9}}"
     sentences = [
         rf"\b{_UNKNOWN}\s+{_NOUN}(?:\s+(?:supplied|provided|given|found|named|in|the|request|"
         rf"is|are|was|not|permitted|allowed))*\s*[:\W]?\s*{_LIST}{field}{_CONDITION}",
-        rf"{field}{more}(?:\s+{_NOUN})?[\s:,]*(?:\b(?:is|are|was|were)\s+)?\b{_NOT}\b{_CONDITION}",
+        rf"{field}{more}(?:\s+{_NOUN})?[\s:,]*{_IS}\b{_NOT}\b{_CONDITION}",
+        rf"{field}[\s:,]*(?:'msg':\s*')?extra\s+(?:inputs|fields)\s+(?:are\s+)?not\s+permitted",
         rf"{field}{more}(?:\s+{_NOUN})?\s+{_BARRED}\b{_CONDITION}",
         rf"\b{_REFUSES}\s+(?:(?:the|an?|this|custom|any|setting)\s+)*(?:{_NOUN}\s*:?\s*)?"
         rf"{_LIST}{field}{_CONDITION}",
         rf"{field}\s*:\s*{_UNKNOWN}\b{_CONDITION}",
         rf"\b{_NOUN}\s+(?:(?:is|are)\s+)?{_NOT}(?:\s+\w+){{0,6}}\s*:\s*{_LIST}{field}{_CONDITION}",
     ]
-    if name in SAMPLING:
-        sentences.append(rf"{field}\s+does\s+not\s+support\b.{{0,200}}\bonly the default\b")
     return tuple(re.compile(sentence, re.IGNORECASE | re.DOTALL) for sentence in sentences)
+
+
+@lru_cache(maxsize=16)
+def _default_only(name: str) -> re.Pattern[str]:
+    sentence = rf"{_field(name)}\s+does\s+not\s+support\b.{{0,200}}\bonly the default\b"
+    return re.compile(sentence, re.IGNORECASE | re.DOTALL)
+
+
+def _field(name: str) -> str:
+    return rf"(?<![\w.\]-])(?:body\.|\$\.)?[\"'`\[(]*(?P<name>{name})[\"'`\])]*(?![\w\[]|[.-]\w)"

@@ -23,10 +23,15 @@ _BLOCKS = (
 )
 """What opens and what closes a block of thinking; each is a token of some family of models."""
 
-_CLOSING = dict(_BLOCKS)
 _OPENED = re.compile(r"\s*(" + "|".join(re.escape(opening) for opening, _ in _BLOCKS) + ")")
-# Quoted, a tag is what the text is about.
-_CLOSED = re.compile(r"(?<![`'\"])</think>")
+# Between quotes, or inside a sentence, a tag is what the text is about.
+_UNQUOTED = r"(?!(?<=[`'\"]){tag}[`'\"]){tag}"
+_CLOSINGS = {
+    opening: re.compile(_UNQUOTED.format(tag=re.escape(closing))) for opening, closing in _BLOCKS
+}
+_CLOSED = re.compile(
+    r"(?!(?<=\S[ (])</think>[^\S\n]+\S)" + _UNQUOTED.format(tag="</think>") + "(?![,.;:!?)])"
+)
 _GAP = re.compile(r"(?:[^\S\n]*\n)+|[^\S\n]+")
 """Between a block and the answer: blank lines, else spaces. An indented first line keeps both."""
 
@@ -50,11 +55,11 @@ def split(text: str, *, opened: bool = True) -> Thinking:
         thoughts.append(text[: closing.start()].strip())
         text = _without_gap(text[closing.end() :])
     while opening := _OPENED.match(text):
-        thought, tag, text = text[opening.end() :].partition(_CLOSING[opening[1]])
-        thoughts.append(thought.strip())
-        if not tag:
+        closing = _CLOSINGS[opening[1]].search(text, opening.end())
+        thoughts.append(text[opening.end() : closing.start() if closing else None].strip())
+        if not closing:
             return Thinking(_joined(thoughts), "", complete=False)
-        text = _without_gap(text)
+        text = _without_gap(text[closing.end() :])
     return Thinking(_joined(thoughts), text)
 
 

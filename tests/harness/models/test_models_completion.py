@@ -35,6 +35,10 @@ def failure(answer: Any) -> CallFailed:
         (body("half an ans", "network_error"), Kind.TRANSIENT, "(network_error)"),
         (body("half", "insufficient_system_resource"), Kind.TRANSIENT, "broke the reply off"),
         (body("half", "ABORT"), Kind.TRANSIENT, "broke the reply off"),
+        *(
+            (body("half", reason), Kind.TRANSIENT, f"broke the reply off ({reason})")
+            for reason in ("server_error", "engine-error", "FAILED", "timeout", "interrupted")
+        ),
         (body(None, "error", choice={"error": UPSTREAM}), Kind.TRANSIENT, "502: Upstream died"),
         (body("half", "stop", choice={"error": UPSTREAM}), Kind.TRANSIENT, "Upstream died"),
         (body("half", "error", choice={"error": {"message": "hm"}}), Kind.TRANSIENT, "hm"),
@@ -72,6 +76,23 @@ def test_a_failure_with_status_200_is_no_reply(answer: Any, kind: Kind, words: s
     found = failure(answer)
     assert found.kind is kind
     assert words in str(found)
+
+
+@pytest.mark.parametrize(
+    ("reason", "shortfall"),
+    [
+        ("RECITATION", "refused"),
+        ("PROHIBITED_CONTENT", "refused"),
+        ("guardrail_intervened", "refused"),
+        ("ERROR_TOXIC", "refused"),
+        ("ERROR_LIMIT", "truncated"),
+        ("end_turn", ""),
+        ("eos_token", ""),
+        ("malformed_function_call", ""),
+    ],
+)
+def test_other_reasons_are_the_models_own(reason: str, shortfall: str) -> None:
+    assert reply_of(body("yes", reason), 0.1).shortfall == shortfall
 
 
 def test_what_the_service_behind_a_router_said_is_told_too() -> None:

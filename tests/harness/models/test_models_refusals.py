@@ -36,6 +36,21 @@ DEFAULT = "Only the default (1) value is supported."
         ("temperature and seed are not supported", ["seed", "temperature"]),
         ("temperature cannot be set for reasoning models", ["temperature"]),
         (f"'temperature' does not support 0 with this model. {DEFAULT}", ["temperature"]),
+        ("temperature isn't supported by this model", ["temperature"]),
+        ("the `seed` param is currently not supported", ["seed"]),
+        ("temperature has been deprecated for this model", ["temperature"]),
+        ("max_tokens is no longer accepted by this model", ["max_tokens"]),
+        (
+            "1 validation error for Request\nbody.seed\n  Extra inputs are not permitted "
+            "[type=extra_forbidden, input_value=0, input_type=int]",
+            ["seed"],
+        ),
+        (
+            "[{'type': 'extra_forbidden', 'loc': ('body', 'seed'), 'msg': 'Extra inputs are not "
+            "permitted', 'input': 0}]",
+            ["seed"],
+        ),
+        (f"Unsupported parameter: 'max_tokens' is not supported. {NEWER}", ["max_tokens"]),
     ],
 )
 def test_words_that_call_a_field_unknown_are_a_refusal(said: str, fields: list[str]) -> None:
@@ -64,6 +79,15 @@ def test_words_that_call_a_field_unknown_are_a_refusal(said: str, fields: list[s
         "max_tokens is not allowed to be larger than 4096",
         "This model does not support max_tokens greater than 4096",
         "max_tokens cannot be set above 4096",
+        "max_tokens is not allowed: 8192 > 4096",
+        "'max_tokens' not supported: 100000 exceeds the maximum of 4096",
+        "This model doesn't allow max_tokens exceeding 4096",
+        "Model does not support max_tokens this large",
+        "Unsupported parameter: max_tokens too large",
+        "max_tokens may not be specified as 0",
+        "max_tokens is not recognized as an integer",
+        "This model doesn't accept temperature outside [0, 1]",
+        "The value of 'seed' is not supported",
         "Unexpected type for field max_tokens",
         "seed must be an integer",
         "'seed' is not a valid integer",
