@@ -89,24 +89,26 @@ class Stream:
     """Generates for batches in their order; iterating yields rows as they end.
 
     `model` is a causal language model of transformers in eval mode. Two batches of together `most`
-    tokens or more (see `room`) are not joined.
+    tokens or more (see `room`) are not joined, and those of up to `usual` always. A batch of None
+    stands for what may yet come: while rows grow it is asked for again, else it is the end.
     """
 
     def __init__(
         self,
         model: Any,
-        batches: Iterable[Sequence[Row]],
+        batches: Iterable[Sequence[Row] | None],
         stop: Collection[int],
         pad: int,
         most: float = math.inf,
+        usual: int = 0,
     ) -> None:
         self._batch = _Batch(model, stop, pad)
-        self._waiting = filter(None, batches)
-        self._most = most
+        self._waiting = iter(batches)
+        self._most, self._usual = most, usual
         self._largest = 0
         self._reading: Sequence[Row] = ()
-        self.upcoming: Sequence[Row] = next(self._waiting, ())
-        """The next batch; no other one was asked for."""
+        self.upcoming: Sequence[Row] = self._next()
+        """The next batch; no other one was taken."""
         self.begun: list[Sequence[Row]] = []
         """The batches that were begun since there was nothing to go on with."""
 
@@ -115,18 +117,23 @@ class Stream:
             if self.upcoming and self._fits(self.upcoming):
                 if not self._batch.rows:
                     self.begun.clear()
-                self._reading, self.upcoming = self.upcoming, next(self._waiting, ())
+                self._reading, self.upcoming = self.upcoming, self._next()
                 self.begun.append(self._reading)
                 self._batch.read(self._reading)
                 self._reading = ()
             if ended := self._batch.draw():
                 yield ended
             self._batch.step()
+            self.upcoming = self.upcoming or self._next()
 
     @property
     def at_work(self) -> list[Row]:
         """The rows that are begun and have not ended."""
         return [*self._batch.living, *self._reading]
+
+    def _next(self) -> Sequence[Row]:
+        """Return the next batch that has rows; none where there is none now."""
+        return next((rows for rows in self._waiting if rows is None or rows), None) or ()
 
     def _fits(self, rows: Sequence[Row]) -> bool:
         living = self._batch.living
@@ -134,8 +141,11 @@ class Stream:
         if not living:
             return True
         together = room([*living, *rows])
-        is_small = together < self._most and together <= JOINED * self._largest
-        return is_small and self._batch.takes(rows)
+        if together >= self._most:
+            return False
+        if together <= self._usual and self._batch.can_change:
+            return True
+        return together <= JOINED * self._largest and self._batch.takes(rows)
 
 
 @dataclass(slots=True)
@@ -185,9 +195,14 @@ class _Batch:
         """The rows that go on."""
         return [one.row for one in self._rows if not one.is_over]
 
+    @property
+    def can_change(self) -> bool:
+        """Whether rows can join those that go on."""
+        return self._context.can_change
+
     def takes(self, rows: Sequence[Row]) -> bool:
         """Whether these rows can join those that go on, and pad neither much."""
-        if not self._context.can_change:
+        if not self.can_change:
             return False
         prompts = [list(row.tokens) for row in rows]
         living, width = len(self.living), self._context.width

@@ -59,21 +59,20 @@ class Watching:
 
     def __init__(self, wish: Wish) -> None:
         self._wish = wish
-
-    @property
-    def done(self) -> bool:
-        """Whether nobody waits for the reply any more."""
-        return not self._wish.is_wanted
+        self.done = False
+        """Whether nobody waits for the reply any more; known when a token comes."""
 
     def begin(self) -> None:
-        """Nothing is kept."""
+        """Nothing was read."""
+        self.done = False
 
     def fits(self, token: int) -> bool:
         """Every token may come."""
         return True
 
     def take(self, token: int) -> None:
-        """Nothing is read."""
+        """Ask whether the next token is wanted."""
+        self.done = not self._wish.is_wanted
 
 
 class Following:

@@ -31,6 +31,7 @@ from harness.models.guide import NO_WISH, Following, Wish, guide_of
 from harness.records import EvidenceError, HarnessError, ModelSpec, Reply, Request
 
 LOGITS_TOLERANCE = 1e-3
+_END: Any = object()
 PROBE = "Order 48213 from Mara Lind: two lamps, one of them broken."
 
 
@@ -110,18 +111,22 @@ class Loaded:
     def answers(
         self,
         adapter: Path | None,
-        batches: Iterable[Sequence[Request]],
+        batches: Iterable[Sequence[Request] | None],
         wishes: Mapping[str, Wish] | None = None,
+        usual: int = 0,
     ) -> Iterator[dict[str, Reply]]:
         """Yield replies by key as they end; all of `batches` are for the model with `adapter`.
 
-        `wishes` are those of some requests, by key.
+        `wishes` are those of some requests, by key. A batch of None and `usual` as for
+        `decode.Stream`.
         """
-        given = wishes or {}
+        given = {} if wishes is None else wishes  # it may grow while batches come
         asked: dict[decode.Row, Request] = {}
         refused: dict[str, Reply] = {}
 
-        def rows_of(batch: Sequence[Request]) -> list[decode.Row]:
+        def rows_of(batch: Sequence[Request] | None) -> list[decode.Row] | None:
+            if batch is None:
+                return None
             rows = []
             for request in batch:
                 row = self._row(request, given.get(request.key, NO_WISH))
@@ -133,7 +138,7 @@ class Loaded:
             return rows
 
         with self._active(adapter):
-            for ended in self._ended(map(rows_of, batches)):
+            for ended in self._ended(map(rows_of, batches), usual):
                 replies = [(asked.pop(one.row), one) for one in ended]
                 yield {r.key: self._reply(r, one) for r, one in replies} | refused
                 refused.clear()
@@ -221,13 +226,15 @@ class Loaded:
         guide = guide_of(self._tokenizer, wish, self._stop)
         return decode.Row(tokens, limit, sampling.temperature, seed, wish.top_p, guide)
 
-    def _ended(self, batches: Iterator[Sequence[decode.Row]]) -> Iterator[list[decode.Ended]]:
+    def _ended(
+        self, batches: Iterator[Sequence[decode.Row] | None], usual: int
+    ) -> Iterator[list[decode.Ended]]:
         """Yield the rows of `batches` as they end, without tokens where no memory holds one."""
         again: deque[Sequence[decode.Row]] = deque()
         while True:
             most = self._too_large if self._joins else 0
             parts = self._parts(again, batches)
-            stream = decode.Stream(self._model, parts, self._stop, self._pad, most)
+            stream = decode.Stream(self._model, parts, self._stop, self._pad, most, usual)
             try:
                 yield from stream
                 return
@@ -247,14 +254,14 @@ class Loaded:
                 self._too_large = min(self._too_large, decode.room(begun[0]))
 
     def _parts(
-        self, again: deque[Sequence[decode.Row]], batches: Iterator[Sequence[decode.Row]]
-    ) -> Iterator[Sequence[decode.Row]]:
+        self, again: deque[Sequence[decode.Row]], batches: Iterator[Sequence[decode.Row] | None]
+    ) -> Iterator[Sequence[decode.Row] | None]:
         """Yield batches in parts that the memory can hold, as far as that is known.
 
         Halved by size alone, so that the candidates' rows begin in the company that the base's had.
         """
-        for rows in iter(lambda: again.popleft() if again else next(batches, None), None):
-            if len(rows) > 1 and decode.room(rows) >= self._too_large:
+        for rows in iter(lambda: again.popleft() if again else next(batches, _END), _END):
+            if rows and len(rows) > 1 and decode.room(rows) >= self._too_large:
                 half = len(rows) // 2
                 again.extendleft([rows[half:], rows[:half]])
             else:

@@ -7,6 +7,7 @@ import threading
 import time
 import traceback
 from collections import OrderedDict
+from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from itertools import count
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 WINDOW_S = 0.003
 """How long a batch waits for company."""
 MOST_ROWS = 64
+USUAL_ROOM = MOST_ROWS * 1_024
+"""Tokens that rows which go on and those that join them may come to (see `decode.room`): as many
+as a batch whose requests set no limit."""
 MOST_WAITING = 1_024
 """Replies that may be waited for; a client that comes then is asked to come again, and one that
 wants several replies to one prompt already at half of it."""
@@ -104,39 +108,58 @@ class Batcher:
 
     def _run(self) -> None:
         while batch := self._next():
-            wanted = [one for one in batch if one.reply.set_running_or_notify_cancel()]
-            if wanted:
-                self._answer(wanted)
+            self._answer(batch)
 
     def _next(self) -> list[_Waiting]:
-        """Return what is waiting for the model that was asked first; nothing at the end."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._closed)
-            if self._closed:
-                return []
-        time.sleep(WINDOW_S)
-        with self._changed:
-            kind = self._waiting[0].kind
-            batch = [one for one in self._waiting if one.kind == kind][:MOST_ROWS]
-            chosen = set(map(id, batch))
-            self._waiting = [one for one in self._waiting if id(one) not in chosen]
+        """Wait for a request; return what is waiting for its model; nothing at the end."""
+        batch: list[_Waiting] = []
+        while not batch:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting or self._closed)
+                if self._closed:
+                    return []
+                kind = self._waiting[0].kind
+            time.sleep(WINDOW_S)
+            batch = self._taken(kind, MOST_ROWS)
         return batch
 
+    def _taken(self, kind: tuple[Home, Path | None], most: int) -> list[_Waiting]:
+        """Take at most so many requests to one model out of the queue if it is its turn."""
+        with self._changed:
+            if not self._waiting or self._waiting[0].kind != kind:
+                return []
+            taken = [one for one in self._waiting if one.kind == kind][:most]
+            chosen = set(map(id, taken))
+            self._waiting = [one for one in self._waiting if id(one) not in chosen]
+        return [one for one in taken if one.reply.set_running_or_notify_cancel()]
+
     def _answer(self, batch: list[_Waiting]) -> None:
+        kind = batch[0].kind
+        asked: dict[str, _Waiting] = {}
+        wishes: dict[str, Wish] = {}
+
+        def batches() -> Iterator[list[Request] | None]:
+            """Yield the batch and, while it goes on, who comes to the same model."""
+            joining = batch
+            while not self._closed:
+                asked.update({one.request.key: one for one in joining})
+                wishes.update({one.request.key: one.wish for one in joining})
+                yield [one.request for one in joining] or None
+                joining = self._taken(kind, MOST_ROWS - len(asked))
+
         try:
-            loaded = self._models.load(*batch[0].kind)
-            asked = {one.request.key: one for one in batch}
-            wishes = {key: one.wish for key, one in asked.items()}
-            requests = [one.request for one in batch]
-            for replies in loaded.answers(batch[0].kind[1], [requests], wishes):
+            loaded = self._models.load(*kind)
+            for replies in loaded.answers(kind[1], batches(), wishes, USUAL_ROOM):
                 for key, reply in replies.items():
                     asked.pop(key).reply.set_result(reply)
-            _fail(batch, broken(RuntimeError("a reply got lost")))  # nobody may wait for ever
-        except (HarnessError, EvidenceError) as problem:
-            _fail(batch, broken(problem))
-        except Exception as problem:  # one bad batch must not end the server
+                    wishes.pop(key)
+            problem = broken(RuntimeError("a reply got lost"))  # nobody may wait for ever
+        except (HarnessError, EvidenceError) as reason:
+            problem = broken(reason)
+        except Exception as reason:  # one bad batch must not end the server
             traceback.print_exc(file=sys.stderr)
-            _fail(batch, broken(problem))
+            problem = broken(reason)
+        _fail([*batch, *asked.values()], problem)
 
 
 def _fail(batch: list[_Waiting], problem: ProtocolError) -> None:

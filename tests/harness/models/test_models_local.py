@@ -247,6 +247,21 @@ def test_a_batch_that_would_be_padded_much_waits_for_its_turn(tiny_base: Path) -
     assert next(iter(generated(model, [long], short))) is long
 
 
+def test_who_comes_later_joins_a_long_reply_however_much_that_pads(tiny_base: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_base).eval()
+    long = decode.Row([7] * 300, 60)
+    later = [decode.Row([5, 7 + n], 4, 1.5, seed=n) for n in range(5)]
+    coming = iter([[long], None, None, [later[0]], [], None, later[1:4], *[None] * 200, [later[4]]])
+    stream = decode.Stream(model, coming, (), pad=0, usual=10_000)
+    found = {one.row: one.tokens for ended in stream for one in ended}
+    assert list(found)[-1] is long
+    assert set(found) == {long, *later[:4]}  # where nothing grows, nothing is waited for
+    for row in found:
+        assert generated(model, [row]) == {row: found[row]}
+
+
 def test_base_and_adapters_share_one_load_and_do_not_disturb_each_other(
     tiny_base: Path,
     make_adapter: Callable[..., Path],
@@ -737,7 +752,7 @@ def say(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[str]]:
     def saying(text: str) -> list[str]:
         prompts: list[str] = []
 
-        def stream(model: Any, batches: Any, stop: Any, pad: int, most: float) -> Iterator[Any]:
+        def stream(model: Any, batches: Any, stop: Any, pad: int, *_: Any) -> Iterator[Any]:
             from transformers import AutoTokenizer
 
             tokenizer = AutoTokenizer.from_pretrained(model.config.name_or_path)

@@ -1,7 +1,9 @@
 """Queues are bounded: who comes too late is told when to come again."""
 
 import asyncio
+import shutil
 import threading
+import time
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
@@ -80,6 +82,57 @@ def test_who_wants_many_replies_leaves_room_for_those_who_want_one(tiny_base):
     assert not all(other.done() for other in replies)
     for other in replies:
         other.cancel()
+    batcher.close()
+
+
+def test_who_comes_later_does_not_wait_for_a_long_reply(tiny_base):
+    from harness.models.guide import NO_WISH, Wish
+
+    batcher, begun, released = batching.Batcher(), threading.Event(), threading.Event()
+
+    def wanted():
+        begun.set()
+        time.sleep(0.005)  # as slow as a model of some size
+        return not released.is_set()
+
+    asked = ({"role": "user", "content": "x"},)
+    long = ModelSpec("x", "local", str(tiny_base), sampling=Sampling(max_tokens=450))
+    short = ModelSpec("x", "local", str(tiny_base), sampling=Sampling(max_tokens=2))
+    [slow] = batcher.ask(long, asked, 1, [Wish(wanted=wanted)])
+    assert begun.wait(60)
+    for _ in range(3):
+        [quick] = batcher.ask(short, asked, 1, [NO_WISH])
+        assert quick.result(timeout=60).completion_tokens <= 2
+        assert not slow.done()
+    released.set()
+    assert slow.result(timeout=60).error is None
+    batcher.close()
+
+
+def test_nobody_joins_before_those_who_wait_for_another_model(tiny_base, tmp_path):
+    from harness.models.guide import Wish
+
+    shutil.copytree(tiny_base, tmp_path / "other")
+    batcher, begun, released, order = batching.Batcher(), threading.Event(), threading.Event(), []
+
+    def wanted():
+        begun.set()
+        released.wait(60)
+        return True
+
+    def ask(folder, name, **wish):
+        spec = ModelSpec("x", "local", str(folder), sampling=Sampling(max_tokens=3))
+        [reply] = batcher.ask(spec, ({"role": "user", "content": "x"},), 1, [Wish(**wish)])
+        reply.add_done_callback(lambda _: order.append(name))
+        return reply
+
+    ask(tiny_base, "first", wanted=wanted)
+    assert begun.wait(60)
+    ask(tmp_path / "other", "second")
+    last = ask(tiny_base, "third")
+    released.set()
+    assert last.result(timeout=60).error is None
+    assert order == ["first", "second", "third"]
     batcher.close()
 
 
