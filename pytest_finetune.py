@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 SESSION: pytest.StashKey[Session] = pytest.StashKey()
 MISTAKES: pytest.StashKey[list[str]] = pytest.StashKey()
+PHASE: pytest.StashKey[str] = pytest.StashKey()
 UNMARKED = (
     "case, model, reply and score belong to tests in a module marked with "
     'pytest.mark.cases("FILE.jsonl")'
@@ -314,10 +315,42 @@ def pytest_runtest_makereport(
     """Send what an item scored along with its report, also from a worker of xdist."""
     if SESSION not in item.config.stash:
         return (yield)
-    raised = _session(item.config).account_for(item, call)
+    inside = item.stash.get(PHASE, "")
+    raised = _session(item.config).account_for(item, call, inside)
     report = yield
-    _session(item.config).attach(item, report, call, raised=raised)
+    _session(item.config).attach(item, report, call, inside, raised=raised)
     return report
+
+
+@contextmanager
+def _phase(item: pytest.Item, name: str) -> Generator[None]:
+    """Tell the reports of subtests from that of the phase that they are a part of."""
+    item.stash[PHASE] = name
+    try:
+        yield
+    finally:
+        item.stash[PHASE] = ""
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None]:
+    """Note the phase."""
+    with _phase(item, "setup"):
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
+    """Note the phase."""
+    with _phase(item, "call"):
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None]:
+    """Note the phase."""
+    with _phase(item, "teardown"):
+        return (yield)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -27,7 +27,10 @@ def is_assertion(problem: BaseException) -> bool:
 
 
 def comes_from(item: pytest.Item, problem: BaseException, fixtures: frozenset[str]) -> bool:
-    """Whether `problem` was raised in a fixture of `item` that uses one of `fixtures`."""
+    """Whether `problem` was raised in a fixture of `item` that uses one of `fixtures`.
+
+    Or in a function that such a fixture, or the test itself, defines and leaves for the end.
+    """
     if isinstance(problem, BaseExceptionGroup):
         return all(comes_from(item, one, fixtures) for one in problem.exceptions)
     raised_in = {frame.f_code for frame in _frames(problem.__traceback__)}
@@ -50,12 +53,14 @@ def _code_that_uses(item: pytest.Item, fixtures: frozenset[str]) -> set[CodeType
         if name not in users and any(_asks_for(fixture, users) for fixture in found)
     }:
         users |= more
-    return {
-        _code(fixture.func)
+    functions = [
+        fixture.func
         for found in definitions.values()
         for fixture in found
         if _asks_for(fixture, users)
-    }
+    ]
+    test = [getattr(item, "function", None)] if users & set(getattr(info, "argnames", ())) else []
+    return {code for function in (*functions, *test) for code in _with_inner(_code(function))}
 
 
 def _asks_for(fixture: Any, names: set[str]) -> bool:
@@ -67,6 +72,14 @@ def _asks_for(fixture: Any, names: set[str]) -> bool:
     if "request" in asked:
         asked.update(_code(fixture.func).co_consts)
     return not asked.isdisjoint(names)
+
+
+def _with_inner(code: CodeType) -> Iterator[CodeType]:
+    """Yield `code` and that of the functions defined in it."""
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _with_inner(constant)
 
 
 def _code(function: Any) -> CodeType:

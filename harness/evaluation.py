@@ -56,9 +56,9 @@ class Talker:
 class Evaluation:
     """What one item scored.
 
-    `asserted` is None until its function ended, `running` says that it has begun. `lost` says why
-    there is no reply to score, `broken` what went wrong apart from the reply, `mistake` what the
-    user has to correct. `decided`: a fixture raised an assertion, so its function is not called;
+    `asserted` is None until its function ended or something failed. `lost` says why there is no
+    reply to score, `broken` what went wrong apart from the reply, `mistake` what the user has to
+    correct. `decided`: a fixture raised an assertion, so its function is not called;
     `revised`: one that ended after it changed what was said before. `talked`: its `model` was
     asked.
     """
@@ -75,7 +75,6 @@ class Evaluation:
     mistake: str = ""
     lost: str = ""
     broken: str = ""
-    running: bool = False
     decided: bool = False
     revised: bool = False
     talked: bool = False
@@ -90,15 +89,12 @@ class Evaluation:
         """Turn a failed assertion into a score of 0, and keep a user's mistake for the end."""
         from harness.asserting import is_assertion
 
-        self.running = True
         try:
             yield
             self.asserted = self.asserted is not False
         except BaseException as problem:
             if not self.account_for(problem, assertion=is_assertion(problem)):
                 raise
-        finally:
-            self.running = False
 
     def account_for(self, problem: BaseException, *, assertion: bool) -> bool:
         """Take over what `problem` says of the reply; False where it says nothing of it.

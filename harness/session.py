@@ -358,18 +358,19 @@ class Session:
 
         return Talker(found.arm, ask)
 
-    def account_for(self, item: pytest.Item, call: pytest.CallInfo[Any]) -> bool:
+    def account_for(self, item: pytest.Item, call: pytest.CallInfo[Any], inside: str) -> bool:
         """Let an assertion that failed in a fixture or a subtest be a score, as in the function.
 
+        `inside` is the phase of the item that a subtest is a part of; "" for the phase itself.
         Return whether something else was raised.
         """
         evaluation, raised = item.stash.get(EVALUATION, None), call.excinfo
         if evaluation is None or raised is None or isinstance(raised.value, pytest.skip.Exception):
             return raised is not None
-        used = evaluation.uses_of_the_model
-        if evaluation.running or (call.when != "call" and comes_from(item, raised.value, used)):
+        used, when = evaluation.uses_of_the_model, inside or call.when
+        if inside == "call" or (when != "call" and comes_from(item, raised.value, used)):
             evaluation.decided |= call.when == "setup"
-            evaluation.revised |= call.when == "teardown"
+            evaluation.revised |= when == "teardown"
             if evaluation.account_for(raised.value, assertion=is_assertion(raised.value)):
                 call.excinfo = None
                 return False
@@ -377,22 +378,28 @@ class Session:
         return True
 
     def attach(
-        self, item: pytest.Item, report: pytest.TestReport, call: pytest.CallInfo[Any], raised: bool
+        self,
+        item: pytest.Item,
+        report: pytest.TestReport,
+        call: pytest.CallInfo[Any],
+        inside: str,
+        raised: bool,
     ) -> None:
         """Put the result of `item` on its report, once its function ended or never will.
 
-        And once more where the end of a fixture changed it. `raised` is what `account_for` says.
+        And once more where the end of a fixture changed it. `inside` is as `account_for` has it,
+        `raised` what it says.
         """
         evaluation = item.stash.get(EVALUATION, None)
         if evaluation and not raised:
             _settle(evaluation, item, report, call)
-        if (evaluation and evaluation.running) or not _is_final(report, evaluation):
+        if inside or not _is_final(report, evaluation):
             return
         if evaluation is None and (found := case_item(item)):
             evaluation = _evaluation(item, found, Reply(error="its test could not begin"))
         if evaluation is None:
             return
-        skipped = _reason(report) if _is_left_out(report, call, evaluation) else ""
+        skipped = _why_left_out(report, call, evaluation)
         error = evaluation.broken or ("" if report.passed or skipped else _reason(report))
         result = result_of(evaluation, error, skipped)
         report.harness = self._sent(result) if self._shared else result  # type: ignore[attr-defined]
@@ -687,14 +694,15 @@ def _is_final(report: pytest.TestReport, evaluation: Evaluation | None) -> bool:
     return report.when == "call" or not report.passed
 
 
-def _is_left_out(
+def _why_left_out(
     report: pytest.TestReport, call: pytest.CallInfo[Any], evaluation: Evaluation
-) -> bool:
-    """Whether the author of a test decided that it does not apply to the case."""
-    if evaluation.lost or evaluation.mistake or not report.skipped:
-        return False
-    by_author = (pytest.skip.Exception, pytest.xfail.Exception)
-    return call.excinfo is not None and isinstance(call.excinfo.value, by_author)
+) -> str:
+    """Return why the author of a test decided that it does not apply to the case; "" if not so."""
+    if evaluation.lost or evaluation.mistake or not report.skipped or call.excinfo is None:
+        return ""
+    if not isinstance(call.excinfo.value, pytest.skip.Exception | pytest.xfail.Exception):
+        return ""
+    return first_line(str(call.excinfo.value)) or "skipped"
 
 
 def _evaluation(item: pytest.Item, found: CaseItem, reply: Reply) -> Evaluation:

@@ -69,8 +69,9 @@ def same_text(one: str, other: str, *, ignore_case: bool = False) -> bool:
 
 
 def by_form(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `values` with their names `normalised`."""
-    return {normalised(name): value for name, value in values.items()}
+    """Return `values` with their names `normalised`; as they are where two would be one."""
+    forms = {normalised(name): value for name, value in values.items()}
+    return forms if len(forms) == len(values) else dict(values)
 
 
 def folded(text: str) -> str:

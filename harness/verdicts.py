@@ -158,10 +158,13 @@ def _errors(results: Sequence[ItemResult]) -> list[str]:
         if result.error and not result.mistake:
             lost.setdefault((f"{result.suite}.{result.test}", result.arm), []).append(result)
     return [
-        f"{test} under {arm}: {len(found)} cases have no score, first {found[0].id}: "
-        f"{found[0].error}"
+        f"{test} under {arm}: {_have(len(found))} no score, first {found[0].id}: {found[0].error}"
         for (test, arm), found in lost.items()
     ]
+
+
+def _have(cases: int) -> str:
+    return "1 case has" if cases == 1 else f"{cases:,} cases have"
 
 
 def _not_evaluated(results: Sequence[ItemResult]) -> str:

@@ -274,6 +274,7 @@ class _References:
     def __init__(self, where: str, dialect: str) -> None:
         self._where = where
         self._id = "id" if dialect.startswith(DIALECTS[0]) else "$id"
+        self._ref_stands_alone = dialect.removesuffix("#") in DIALECTS[:3]
         self._named: dict[str, Any] = {}
         self._leads: dict[_Place, set[_Place]] = {}
         self._pending: list[tuple[_Place, Resolved]] = []
@@ -297,6 +298,8 @@ class _References:
         """Return where `schema` leads for the value that it judges; follow the others too."""
         if not isinstance(schema, dict):
             return set()
+        if self._ref_stands_alone and "$ref" in schema:
+            schema = {"$ref": schema["$ref"]}  # those drafts ignore what stands beside it
         if isinstance(schema.get(self._id), str):
             resolver = self._found(schema[self._id], resolver).resolver
             self._refuse_twins(schema, resolver.base_uri)

@@ -17,7 +17,7 @@ from typing import Any
 from harness.checks import check_digest, quoted, reference, right_or_wrong, shortened
 from harness.checks.schemas import Schema, printable
 from harness.records import Case, EvidenceError, HarnessError, Reply, Score, strict_json
-from harness.unicode import by_form, normalised, same_text
+from harness.unicode import by_form, same_text
 
 MOST_BRACES = 1000
 """Opening braces at which an object is looked for: a hostile reply has as many as it likes."""
@@ -114,11 +114,8 @@ def _parts(
 ) -> dict[str, float]:
     found = by_form(got or {})
     return {
-        key: float(
-            (form := normalised(key)) in found
-            and same_json(value, found[form], ignore_case=ignore_case)
-        )
-        for key, value in expected.items()
+        key: float(form in found and same_json(value, found[form], ignore_case=ignore_case))
+        for key, (form, value) in zip(expected, by_form(expected).items(), strict=True)
     }
 
 
@@ -130,9 +127,9 @@ def _field_problems(
     found = by_form(got)
     wrong = [
         f"{printable(key, 80)}: {quoted(found[form])} instead of {quoted(expected[key])}"
-        if (form := normalised(key)) in found
+        if form in found
         else f"{printable(key, 80)} is missing"
-        for key, part in parts.items()
+        for (key, part), form in zip(parts.items(), by_form(expected), strict=True)
         if not part
     ]
     return shortened("; ".join(wrong), 300)

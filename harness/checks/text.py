@@ -38,13 +38,14 @@ def contains(
     """Score 1 if the reply contains `needle`, or else the expected answer (stripped).
 
     Raises:
-        HarnessError: `needle` is empty, or there is neither a needle nor an expected answer.
+        HarnessError: what is looked for shows nothing, so that every reply would contain it, or
+            there is neither a needle nor an expected answer.
 
     """
-    if needle == "":
-        raise HarnessError(f"{case.source}: the check contains looks for an empty text; give one")
     sought = reference(case, "contains") if needle is None else needle
     form, whole = (normalised(each, ignore_case=ignore_case) for each in (sought, reply.text))
+    if not form:
+        raise HarnessError(f"{case.source}: the check contains looks for an empty text; give one")
     problem = "" if form in whole else f"{quoted(sought)} is not in {quoted(reply.text)}"
     check = check_digest("contains", 2, needle=needle, ignore_case=ignore_case)
     return right_or_wrong(name, problem, check)

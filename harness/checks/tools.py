@@ -100,10 +100,10 @@ def _match(
 ) -> bool:
     left = list(got)
     for call in expected:
-        found = next((other for other in left if same(call, other)), None)
+        found = next((at for at, other in enumerate(left) if same(call, other)), None)
         if found is None:
             return False
-        left.remove(found)
+        del left[found]
     return not left
 
 

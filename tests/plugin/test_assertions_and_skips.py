@@ -85,6 +85,24 @@ def answer(reply):
 def test_it(answer):
     assert answer
 """,
+    "a finalizer of a fixture": """
+@pytest.fixture
+def answer(request, reply):
+    def agrees():
+        assert reply.text == "yes", "it said no"
+
+    request.addfinalizer(agrees)
+
+def test_it(answer):
+    pass
+""",
+    "a finalizer of the function": """
+def _check(text):
+    assert text == "yes", "it said no"
+
+def test_it(request, reply):
+    request.addfinalizer(lambda: _check(reply.text))
+""",
     "an async fixture": """
 @pytest.fixture
 async def answer(reply):
@@ -124,6 +142,27 @@ def test_it(reply, subtests):
     for word in ("yes", reply.text):
         with subtests.test(word=word):
             assert reply.text == word, "it said no"
+""",
+    "a subtest in a fixture": """
+@pytest.fixture
+def answer(reply, subtests):
+    for word in ("yes", reply.text):
+        with subtests.test(word=word):
+            assert reply.text == word, "it said no"
+
+def test_it(answer):
+    pass
+""",
+    "a subtest at the end of a fixture": """
+@pytest.fixture
+def answer(reply, subtests):
+    yield
+    for word in ("yes", reply.text):
+        with subtests.test(word=word):
+            assert reply.text == word, "it said no"
+
+def test_it(answer):
+    pass
 """,
     "pytest-check": """
 def test_it(reply, check):
@@ -202,6 +241,18 @@ def answer(reply):
     yield
     if reply.text == "no":
         raise OSError("no room")
+
+def test_it(answer):
+    pass
+""",
+    "a finalizer": """
+@pytest.fixture
+def answer(reply, request):
+    def leave():
+        if reply.text == "no":
+            raise OSError("no room")
+
+    request.addfinalizer(leave)
 
 def test_it(answer):
     pass
@@ -292,6 +343,10 @@ def test_it(reply):
 @pytest.mark.skipif(True, reason="asks for no number")
 def test_never(reply):
     raise OSError
+
+@pytest.mark.xfail(run=False, reason="it hangs")
+def test_later(reply):
+    raise OSError
 """,
 }
 
@@ -309,6 +364,7 @@ def test_a_case_that_is_skipped_under_all_models_is_left_out_and_named(project, 
         [metric] = [m for m in run.results["metrics"] if m["metric"].startswith(suite)]
         assert (metric["n"], metric["missing"], metric["unscored"]) == (5, 0, 0)
     assert "by_a_mark.test_never: 6 cases skipped under all models and left out" in told
+    assert "test_later: 6 cases skipped under all models and left out ([NOTRUN] it hangs)" in told
     page = (project.root / "reports/latest/index.html").read_text("utf-8")
     assert "case skipped under all models and left out (asks for no number): c3" in page
     assert set(project.gates().values()) == {"passed"}

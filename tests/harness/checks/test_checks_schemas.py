@@ -217,6 +217,20 @@ def test_a_panic_of_the_library_ends_in_a_sentence(tmp_path, monkeypatch, name):
             "[1]",
             False,
         ),
+        *(
+            (
+                {
+                    "$schema": f"http://json-schema.org/draft-{draft}/schema#",
+                    key: "https://example.org/order.json",
+                    "$ref": "#/definitions/Order",
+                    "definitions": {"Order": {"type": "integer"}},
+                },
+                text,
+                right,
+            )
+            for draft, key in (("04", "id"), ("06", "$id"), ("07", "$id"))
+            for text, right in (("1", True), ('"a"', False))
+        ),
     ],
 )
 def test_references_lead_where_the_standard_says(tmp_path, schema, text, right):

@@ -311,6 +311,14 @@ def test_nested_values_are_compared_as_json_values(expected, got, right):
     assert accuracies({"a": expected}, json.dumps({"a": got})) == (value, value)
 
 
+def test_two_names_that_read_the_same_are_two_fields():
+    both = {"a": 1, "a\u200b": 2}
+    assert accuracies(both, json.dumps(both)) == (1, 1)
+    assert accuracies({"x": both}, json.dumps({"x": both})) == (1, 1)
+    assert accuracies({"a": 2}, json.dumps(both)) == (0, 0)
+    assert accuracies({"x": {"a": 2}}, json.dumps({"x": both})) == (0, 0)
+
+
 OBJECT = '{"a": "b"}'
 
 

@@ -55,6 +55,13 @@ def test_contains_with_a_needle_needs_no_reference():
     assert text.contains(case(None), Reply("abc"), "b").value == 1
 
 
+@pytest.mark.parametrize("unseen", ["\u200b", "\u00ad\ufeff", "\ufe0f"])
+def test_what_shows_nothing_is_not_looked_for(unseen):
+    for expected, needle in ((unseen, None), ("Paris", unseen)):
+        with pytest.raises(HarnessError, match=r"^x\.jsonl:4: .*empty text"):
+            text.contains(case(expected), Reply("London"), needle)
+
+
 def test_an_empty_needle_is_refused():
     with pytest.raises(HarnessError, match=r"^x\.jsonl:4: .*empty text"):
         text.contains(case("a"), Reply("a"), "")

@@ -58,6 +58,9 @@ def test_several_calls_count_in_any_order() -> None:
     other = call("refund", "{}")
     assert values(case(FIND, other), other, FIND) == (1, 1)
     assert values(case(FIND, other), other, other) == (0, 0)
+    yes, one = call("set", '{"on": true}'), call("set", '{"on": 1}')
+    assert values(case(yes, one), one, yes) == (1, 1)
+    assert values(case(yes, one), one, one) == (0, 1)
 
 
 def test_a_function_may_stand_in_for_the_reference() -> None:
