@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from harness import recording
 from harness.cases import load_few_shot
 from harness.config import CandidateSettings, ModelSettings, Settings
 from harness.data.messages import quoted
@@ -121,7 +122,7 @@ def model_spec(reference: str, name: str, settings: Settings, root: Path, key: s
         adapter=_adapter(table, root, key),
         revision=table.revision,
         options=table.model_extra or {},
-        thinking=_thinking(table, provider, key),
+        thinking=_thinking(table, provider, root / target, key),
     )
 
 
@@ -151,12 +152,14 @@ def _adapter(table: ModelSettings, root: Path, key: str) -> Path | None:
     return folder
 
 
-def _thinking(table: ModelSettings, provider: str, key: str) -> str:
+def _thinking(table: ModelSettings, provider: str, path: Path, key: str) -> str:
     if table.thinking == "off" and provider in ("python", "replay"):
         raise HarnessError(
             f'pyproject.toml: {key}: {table.model} has no chat template that thinking = "off" '
             'could switch; write "strip" or "keep"'
         )
+    if provider == "replay" and "thinking" not in table.model_fields_set:
+        return recording.thinking_of(path)
     return table.thinking
 
 

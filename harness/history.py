@@ -220,8 +220,7 @@ def _replayed(run: str, model: str, home: Path) -> PlannedArm:
     path = home / "recordings" / f"{run}-{model}.jsonl"
     with opened(home) as store:
         recording.write(recording_of(store, run, model), path)
-        kept = any(a.name == model and a.spec.thinking == "keep" for a in store.arms(run))
-    spec = ModelSpec("baseline", "replay", str(path), thinking="keep" if kept else "strip")
+    spec = ModelSpec("baseline", "replay", str(path), thinking=recording.thinking_of(path))
     return PlannedArm(Arm("baseline", Role.BASELINE, spec))
 
 

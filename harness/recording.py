@@ -50,7 +50,7 @@ class Recording:
     `model` is its `provider:target`, `name` what it was called, `fingerprint` that of a trained
     candidate (else empty), `prompt` the digest of its system message, template and few-shot
     examples, `made` when the replies were asked (ISO 8601), `source` the file of cases or the run
-    that they come from.
+    that they come from. `thinking` is "keep" where it was part of the answers, else "strip".
     """
 
     model: str
@@ -61,6 +61,7 @@ class Recording:
     made: str
     source: str
     replies: tuple[Recorded, ...]
+    thinking: str = "strip"
 
     @property
     def about(self) -> str:
@@ -81,6 +82,7 @@ def recording_of(arm: Arm, replies: Iterable[Recorded], *, made: str, source: st
         made=made,
         source=source,
         replies=tuple(replies),
+        thinking="keep" if spec.thinking == "keep" else "strip",
     )
 
 
@@ -131,6 +133,8 @@ def dumps(recording: Recording) -> bytes:
         "prompt": recording.prompt,
         "made": recording.made,
         "source": recording.source,
+        # Earlier versions do not know it, and read all other recordings.
+        **({"thinking": "keep"} if recording.thinking == "keep" else {}),
     }
     ordered = sorted(recording.replies, key=lambda one: (one.suite, one.id, one.trial))
     lines = [json.dumps(line, allow_nan=False) for line in (head, *map(_line, ordered))]
@@ -207,7 +211,20 @@ def loads(content: bytes, where: str) -> Recording:
         made=about.made,
         source=about.source,
         replies=replies,
+        thinking=about.thinking,
     )
+
+
+def thinking_of(path: Path) -> str:
+    """Return how the recording in the file `path` is scored, "keep" or "strip"; see `Recording`.
+
+    It is not checked: where there is none, or a damaged one, that is "strip".
+    """
+    try:
+        head = read_file(path).partition(b"\n")[0]
+        return _Head.model_validate(strict_json(head.decode())).thinking
+    except (OSError, ValueError):
+        return "strip"
 
 
 class _Strict(BaseModel):
@@ -233,6 +250,7 @@ class _Head(_Strict):
     prompt: _Digest
     made: str
     source: str
+    thinking: Literal["keep", "strip"] = "strip"
 
 
 class _Score(_Strict):

@@ -66,6 +66,28 @@ def test_a_recording_of_a_model_that_thinks_takes_only_the_setting(project: Any)
     assert 'has no chat template that thinking = "off" could switch' in outcome.errors[0]
 
 
+def test_a_recording_is_scored_as_its_model_was(project: Any) -> None:
+    project.write("stub_models.py", (project.root / "stub_models.py").read_text() + THINKERS)
+    project.write(
+        "evals/test_demo.py",
+        "import pytest\npytestmark = pytest.mark.cases('data/demo.jsonl')\n"
+        "def test_it(score):\n    score.contains('<think>')\n",
+    )
+    kept = '[tool.harness.models.kept]\nmodel = "python:stub_models:thinker"\nthinking = "keep"\n'
+    candidate = '[tool.harness.candidates.new]\nmodel = "kept"\n'
+    project.pyproject(f'[tool.harness]\nbase = "kept"\n{kept}{candidate}')
+    assert project.run("evals/").metric("demo.contains")["baseline_mean"] == 1.0
+    saved = (("a.jsonl", "baseline", "save"), ("b.jsonl", "record", "kept", "data/demo.jsonl"))
+    for file, *words in saved:
+        status, said = project.harness(*words, *(["--out"] if "record" in words else []), file)
+        assert status == 0, said
+        for more, mean in (("", 1.0), ('thinking = "strip"\n', 0.0)):
+            old = f'[tool.harness.models.old]\nmodel = "replay:{file}"\n{more}'
+            head = '[tool.harness]\nbase = "kept"\nbaseline = "old"\n'
+            project.pyproject(f"{head}{old}{kept}{candidate}")
+            assert project.run("evals/").metric("demo.contains")["baseline_mean"] == mean
+
+
 def test_judges_see_no_thinking_and_may_think_themselves(project: Any) -> None:
     seen = set[str]()
 
