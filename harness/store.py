@@ -123,18 +123,22 @@ class Store:
         self.alarms: list[str] = []
         self.notes: list[str] = []
         self._damaged_rows: Counter[str] = Counter()
+        self._damaged_replies: set[str] = set()
         _refuse_network(path)
         with self._spoken():
             self._connection = self._opened()
 
     def replies(self, keys: Iterable[str]) -> dict[str, Reply]:
-        """Return the stored replies among `keys`; a damaged one is dropped, to be asked again."""
+        """Return the stored replies among `keys`; a damaged one is none, and its row stays.
+
+        Until another reply takes its place, whoever looks for it is told.
+        """
         wanted = list(dict.fromkeys(keys))
         found = self._safely(lambda: self._found(wanted))
         if len(found) < len(wanted) and not self._checked:
             self._safely(self._check)  # a damaged index hides replies without a word
             found = self._safely(lambda: self._found(wanted))
-        self._drop([key for key, reply in found.items() if reply is None])
+        self._tell_damaged({key for key, reply in found.items() if reply is None})
         return {key: reply for key, reply in found.items() if reply is not None}
 
     def put_replies(
@@ -551,12 +555,13 @@ class Store:
         self.notes.append(told)
         progress.say(told)
 
-    def _drop(self, keys: list[str]) -> None:
-        if keys:
-            told = f"{self._path}: {len(keys):,} replies were damaged; they are asked again"
+    def _tell_damaged(self, keys: set[str]) -> None:
+        """Raise the alarm for replies that are damaged, once for each."""
+        if new := keys - self._damaged_replies:
+            self._damaged_replies |= new
+            told = f"{self._path}: {len(new):,} replies are damaged; only asked again they count"
             self.alarms.append(told)
             progress.say(told)
-            self._write(("DELETE FROM replies WHERE key = ?", [(key,) for key in keys]))
 
     def _rows(self, query: str, *values: str) -> list[Any]:
         return self._safely(lambda: self._connection.execute(query, values).fetchall())

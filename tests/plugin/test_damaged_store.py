@@ -93,9 +93,23 @@ def test_a_command_accepts_a_loss_and_a_changed_reply_is_asked_again(asked: Any)
     assert run.status == 0
     assert asked.count() > 2 * CASES
     assert [alarm.partition(": ")[2] for alarm in run.results["alarms"]] == [
-        "1 replies were damaged; they are asked again"
+        "1 replies are damaged; only asked again they count"
     ]
     assert run.results["usage"]["new"]["prompt_tokens_mean"] == 3
+
+
+def test_a_run_that_asks_nothing_leaves_damage_to_the_next_one_that_tells_it_too(
+    asked: Any,
+) -> None:
+    damaged(asked, with_another_reply)
+    for arguments, status in ((["--harness-offline"], 6), ([], 0)):
+        run = asked.run("evals/", *arguments)
+        assert run.status == status
+        assert [alarm.partition(": ")[2] for alarm in run.results["alarms"]] == [
+            "1 replies are damaged; only asked again they count"
+        ]
+    assert asked.count() == 2 * CASES + 1
+    assert asked.run("evals/").results["alarms"] == []
 
 
 def flat(run: Any) -> str:
