@@ -21,7 +21,7 @@ from harness.serve.catalog import Served
 from harness.serve.files import Files, upload
 from harness.serve.guard import Access, Guard, answer_of, refuse_open
 from harness.serve.jobs import QUEUED, VALIDATING, JobRequest, Jobs, Worker, new_job
-from harness.serve.prompts import Lanes, Prompts
+from harness.serve.prompts import Conversation, Lanes, Prompts
 from harness.serve.state import State, StorageError, storing
 from harness.serve.training import Training, base_of, model_of
 from harness.serve.wire import ProtocolError, Wire, body_of, now, paged, while_connected
@@ -245,7 +245,7 @@ class Service:
         asked = await body_of(request, counting.CountRequest)
         served = await asyncio.to_thread(self._find, asked.model)
         return await self._lanes.run(
-            asked.messages, lambda: counting.count(asked, served, self._root)
+            Conversation(asked.messages), lambda: counting.count(asked, served, self._root)
         )
 
     # ------------------------------------------------------------------ files

@@ -7,14 +7,22 @@ import threading
 import time
 import traceback
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from harness.records import EvidenceError, HarnessError, Message, ModelSpec, Reply, Request
+from harness.records import (
+    Case,
+    EvidenceError,
+    HarnessError,
+    Message,
+    ModelSpec,
+    Reply,
+    Request,
+)
 from harness.records import digest_of as digest
 from harness.serve.wire import ProtocolError
 
@@ -64,9 +72,14 @@ class Batcher:
         self._thread.start()
 
     def ask(
-        self, spec: ModelSpec, messages: tuple[Message, ...], choices: int, wishes: list[Wish]
+        self,
+        spec: ModelSpec,
+        messages: tuple[Message, ...],
+        choices: int,
+        wishes: list[Wish],
+        tools: tuple[Mapping[str, Any], ...] = (),
     ) -> list[Future[Reply]]:
-        """Ask one prompt for as many `choices` as there are wishes.
+        """Ask one prompt for as many `choices` as there are wishes; `tools` may be called.
 
         Raises:
             ProtocolError: too many are waiting (429), or the model cannot be asked at all (500).
@@ -82,7 +95,7 @@ class Batcher:
         asked = [
             # Who wants many replies to one prompt waits with the later ones for those who came
             # behind: nobody waits for all of them.
-            _Waiting(self._request(spec, messages, choice), wish, home, turn + choice)
+            _Waiting(self._request(spec, messages, choice, tools), wish, home, turn + choice)
             for choice, wish in zip(range(choices), wishes, strict=True)
         ]
         with self._changed:
@@ -101,10 +114,17 @@ class Batcher:
             self._changed.notify()
         self._thread.join(timeout=5)
 
-    def _request(self, spec: ModelSpec, messages: tuple[Message, ...], choice: int) -> Request:
+    def _request(
+        self,
+        spec: ModelSpec,
+        messages: tuple[Message, ...],
+        choice: int,
+        tools: tuple[Mapping[str, Any], ...],
+    ) -> Request:
         # The first digits seed the draws (`Loaded`); the rest tells equal requests apart.
         seed = digest([spec.sampling.seed, choice, list(messages)])[:16]
-        return Request(f"{seed}{next(self._numbers):x}", spec, messages, 0)
+        key = f"{seed}{next(self._numbers):x}"
+        return Request(key, spec, messages, 0, case=case_with(tools))
 
     def _run(self) -> None:
         while batch := self._next():
@@ -160,6 +180,11 @@ class Batcher:
             traceback.print_exc(file=sys.stderr)
             problem = broken(reason)
         _fail([*batch, *asked.values()], problem)
+
+
+def case_with(tools: tuple[Mapping[str, Any], ...]) -> Case | None:
+    """Return what tells a model of the tools that it may call; None if there are none."""
+    return Case("serve", "", (), tools=tools) if tools else None
 
 
 def _fail(batch: list[_Waiting], problem: ProtocolError) -> None:

@@ -11,9 +11,10 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, JsonValue
 
 from harness.records import Message, Reply, Sampling
+from harness.serve.prompts import Conversation
 from harness.serve.wire import (
     Asked,
     Ignored,
@@ -38,7 +39,7 @@ USUAL_TOKENS = 1_024
 MOST_TOKENS = 16_384
 """Tokens of a reply: others wait for the batch that it is in."""
 
-MOST_MESSAGES = 2_048
+MOST_MESSAGES, MOST_TOOLS = 2_048, 128
 LONGEST_STOP = 256
 """Characters of a text that stops: every token of the reply is compared with it."""
 
@@ -57,6 +58,37 @@ class TextPart(Asked):
     prompt_cache_breakpoint: Ignored = None
 
 
+class CalledFunction(Asked):
+    """What a message calls; the arguments are JSON text."""
+
+    name: str
+    arguments: str
+
+
+class ToolCall(Asked):
+    """A call in a message of the assistant."""
+
+    id: str
+    type: Literal["function"]
+    function: CalledFunction
+
+
+class Function(Asked):
+    """What a tool is; its parameters are a JSON Schema."""
+
+    name: str
+    description: str | None = None
+    parameters: dict[str, JsonValue] | None = None
+    strict: Unsupported = None
+
+
+class Tool(Asked):
+    """What the model may call."""
+
+    type: Literal["function"]
+    function: Function
+
+
 class ChatMessage(Asked):
     """One message."""
 
@@ -64,18 +96,24 @@ class ChatMessage(Asked):
     content: str | list[TextPart] | None = None
     name: Ignored = None
     refusal: Ignored = None
-    tool_call_id: Ignored = None
+    tool_call_id: str | None = None
     annotations: Ignored = None
     audio: Unsupported = None
     function_call: Unsupported = None
-    tool_calls: Unsupported = None
+    tool_calls: list[ToolCall] | None = None
 
     @property
     def plain(self) -> Message:
         """The message as a chat template takes it."""
         parts = self.content if isinstance(self.content, list) else None
         text = "".join(part.text for part in parts) if parts is not None else self.content or ""
-        return {"role": "system" if self.role == "developer" else self.role, "content": text}
+        role = "system" if self.role == "developer" else self.role
+        message: dict[str, Any] = {"role": role, "content": text}
+        if self.tool_calls:
+            message["tool_calls"] = [call.model_dump() for call in self.tool_calls]
+        if self.tool_call_id is not None:
+            message["tool_call_id"] = self.tool_call_id
+        return message
 
 
 class StreamOptions(Asked):
@@ -107,7 +145,7 @@ class ChatRequest(Asked):
     stop: Stop | Annotated[list[Stop], Field(max_length=4)] | None = None
     response_format: ResponseFormat | None = None
     # In front of what only says how they are used: the first that is wrong is named.
-    tools: Unsupported = None
+    tools: Annotated[list[Tool], Field(max_length=MOST_TOOLS)] | None = None
     functions: Unsupported = None
     audio: Missing = None
     frequency_penalty: Unsupported = None
@@ -123,7 +161,7 @@ class ChatRequest(Asked):
     verbosity: Literal["medium"] | None = None
     web_search_options: Missing = None
     metadata: Ignored = None
-    parallel_tool_calls: Ignored = None
+    parallel_tool_calls: bool | None = None
     prediction: Ignored = None
     prompt_cache_key: Ignored = None
     prompt_cache_options: Ignored = None
@@ -137,6 +175,24 @@ class ChatRequest(Asked):
     def choices(self) -> int:
         """How many replies are wanted."""
         return self.n or 1
+
+    @property
+    def conversation(self) -> Conversation:
+        """What the model is asked, without tools where it is not to call one.
+
+        Raises:
+            ProtocolError: something else in the request does not go with tools.
+
+        """
+        messages = [message.plain for message in self.messages]
+        if not self.tools or self.tool_choice == "none":
+            return Conversation(messages)
+        if self.response_format and self.response_format.type != "text":
+            raise _beside_tools("response_format")
+        if self.parallel_tool_calls is False:
+            raise _beside_tools("parallel_tool_calls")
+        # What was left out or null is not there for the template either.
+        return Conversation(messages, tuple(t.model_dump(exclude_unset=True) for t in self.tools))
 
     @property
     def sampling(self) -> Sampling:
@@ -156,6 +212,15 @@ class ChatRequest(Asked):
         wants_json = self.response_format is not None and self.response_format.type != "text"
         top_p = 1.0 if self.top_p is None else self.top_p
         return Wish(top_p, tuple(filter(None, stop)), wants_json)
+
+
+def _beside_tools(param: str) -> ProtocolError:
+    return ProtocolError(
+        400,
+        f"Invalid value for '{param}': this server cannot do it beside 'tools', leave it out.",
+        param=param,
+        code="invalid_value",
+    )
 
 
 async def complete(asked: ChatRequest, served: Served, prompts: Prompts) -> Wire:
@@ -184,8 +249,14 @@ async def complete(asked: ChatRequest, served: Served, prompts: Prompts) -> Wire
 async def _ask(
     asked: ChatRequest, served: Served, prompts: Prompts, wishes: list[Wish]
 ) -> list[Future[Reply]]:
+    if asked.tools and "tools" in served.spec.options:
+        raise ProtocolError(
+            400,
+            f"The model `{asked.model[:200]}` has tools of its own and takes no others.",
+            param="tools",
+        )
     spec = replace(served.spec, sampling=asked.sampling)
-    return await prompts.ask(spec, [message.plain for message in asked.messages], wishes)
+    return await prompts.ask(spec, asked.conversation, wishes)
 
 
 def _head(kind: str, model: str) -> Wire:
@@ -195,10 +266,17 @@ def _head(kind: str, model: str) -> Wire:
 def _choice(index: int, reply: Reply) -> Wire:
     return {
         "index": index,
-        "message": {"role": "assistant", "content": reply.text, "refusal": None},
+        "message": {"role": "assistant", "refusal": None, **_said(reply)},
         "logprobs": None,
         "finish_reason": reply.finish_reason,
     }
+
+
+def _said(reply: Reply) -> Wire:
+    """Return the text of a reply and, where it has some, its calls of tools."""
+    if not reply.tool_calls:
+        return {"content": reply.text}
+    return {"content": reply.text or None, "tool_calls": [dict(call) for call in reply.tool_calls]}
 
 
 def _usage(replies: list[Reply]) -> Wire:
@@ -223,14 +301,16 @@ async def stream(asked: ChatRequest, served: Served, prompts: Prompts) -> AsyncI
 
     """
     news = _News(asyncio.get_running_loop())
-    wishes = [replace(asked.wish(), heard=news.listener(i)) for i in range(asked.choices)]
+    # What may be a call of a tool is known at its end.
+    whole = bool(asked.tools) or "tools" in served.spec.options
+    wishes = [news.wish(asked, index, whole=whole) for index in range(asked.choices)]
     try:
         news.follow(await _ask(asked, served, prompts, wishes))
         first = await news.next()
     except BaseException:
         news.leave()
         raise
-    return _events(asked, news, first)
+    return _events(asked, news, first, whole=whole)
 
 
 class _News:
@@ -242,8 +322,11 @@ class _News:
         self._heard = True
         self._replies: list[Future[Reply]] = []
 
-    def listener(self, index: int) -> Any:
-        return lambda piece: self._send(index, piece)
+    def wish(self, asked: ChatRequest, index: int, *, whole: bool) -> Wish:
+        """Return what is wanted of a choice: its text as it comes, or only its `whole` reply."""
+        if whole:
+            return replace(asked.wish(), wanted=lambda: self._heard)
+        return replace(asked.wish(), heard=lambda piece: self._send(index, piece))
 
     def follow(self, replies: list[Future[Reply]]) -> None:
         """Carry the ends of these replies, too, in the order of their choices."""
@@ -274,7 +357,7 @@ class _News:
 
 
 async def _events(
-    asked: ChatRequest, news: _News, first: tuple[int, str | Reply]
+    asked: ChatRequest, news: _News, first: tuple[int, str | Reply], *, whole: bool
 ) -> AsyncIterator[str]:
     with_usage = asked.stream_options is not None and asked.stream_options.include_usage
     head: Wire = _head("chat.completion.chunk", asked.model)
@@ -291,6 +374,8 @@ async def _events(
                 yield _event(head, index, {"content": piece})
             else:
                 replies[index] = piece
+                if whole:
+                    yield _event(head, index, _delta(piece))
                 yield _event(head, index, {}, piece.finish_reason)
             if len(replies) == asked.choices:
                 break
@@ -303,6 +388,12 @@ async def _events(
     finally:
         news.leave()
     yield "data: [DONE]\n\n"
+
+
+def _delta(reply: Reply) -> Wire:
+    """Return a whole reply as a piece of a stream."""
+    calls = [{"index": place, **call} for place, call in enumerate(reply.tool_calls)]
+    return {"content": reply.text, **({"tool_calls": calls} if calls else {})}
 
 
 def _event(head: Wire, index: int, delta: Wire, finish: str | None = None) -> str:

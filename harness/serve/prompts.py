@@ -6,14 +6,23 @@ Neither the loop that answers connections nor the thread of the batches waits fo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from harness.records import EvidenceError, HarnessError, Message, ModelSpec, Reply, Request
-from harness.serve.batching import Batcher, broken, busy
+from harness.records import (
+    EvidenceError,
+    HarnessError,
+    Message,
+    ModelSpec,
+    Reply,
+    Request,
+    content_of,
+)
+from harness.serve.batching import Batcher, broken, busy, case_with
 from harness.serve.wire import ProtocolError
 
 if TYPE_CHECKING:
@@ -27,6 +36,30 @@ MOST_LONG, MOST_SHORT = 32, 4_096
 MOST_READERS = 8
 
 Made = TypeVar("Made")
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """What a model is asked: messages, and the tools that it may call."""
+
+    messages: Sequence[Message]
+    tools: tuple[Mapping[str, Any], ...] = ()
+
+    @property
+    def characters(self) -> int:
+        """How long all texts are together."""
+        texts = sum(len(content_of(message)) for message in self.messages)
+        calls = [message.get("tool_calls") for message in self.messages]
+        return texts + len(json.dumps([self.tools, calls]))
+
+    @property
+    def is_long(self) -> bool:
+        """Whether it waits for other long ones."""
+        return len(self.messages) >= LONG_MESSAGES or self.characters >= LONG_CHARACTERS
+
+    def request(self, spec: ModelSpec) -> Request:
+        """Return the request that asks it."""
+        return Request("", spec, tuple(self.messages), 0, case=case_with(self.tools))
 
 
 class Lane:
@@ -57,10 +90,9 @@ class Lanes:
     def __init__(self) -> None:
         self._short, self._long = Lane("short", MOST_SHORT), Lane("long", MOST_LONG)
 
-    async def run(self, messages: Sequence[Message], work: Callable[[], Made]) -> Made:
-        """Return what `work` on these messages returns."""
-        is_long = len(messages) >= LONG_MESSAGES or _characters(messages) >= LONG_CHARACTERS
-        return await (self._long if is_long else self._short).run(work)
+    async def run(self, asked: Conversation, work: Callable[[], Made]) -> Made:
+        """Return what `work` on this conversation returns."""
+        return await (self._long if asked.is_long else self._short).run(work)
 
     def close(self) -> None:
         """Begin nothing more."""
@@ -76,20 +108,17 @@ class Prompts:
         self._reader = lru_cache(maxsize=MOST_READERS)(_Reader.load)
 
     async def ask(
-        self, spec: ModelSpec, messages: Sequence[Message], wishes: Sequence[Wish]
+        self, spec: ModelSpec, asked: Conversation, wishes: Sequence[Wish]
     ) -> list[Future[Reply]]:
-        """Ask `messages` for as many replies as there are wishes.
+        """Ask for as many replies as there are wishes.
 
         Raises:
             ProtocolError: the prompt is too long or refused by the chat template (400), too many
                 are waiting (429), or the model cannot be asked at all (500).
 
         """
-
         reader = await asyncio.to_thread(self._reader_of, spec)
-        return await self._lanes.run(
-            messages, lambda: self._asked(reader, spec, messages, list(wishes))
-        )
+        return await self._lanes.run(asked, lambda: self._asked(reader, spec, asked, wishes))
 
     def _reader_of(self, spec: ModelSpec) -> _Reader:
         from harness.models.loaded import home_of
@@ -100,28 +129,17 @@ class Prompts:
             raise broken(problem) from None
 
     def _asked(
-        self, reader: _Reader, spec: ModelSpec, messages: Sequence[Message], wishes: list[Wish]
+        self, reader: _Reader, spec: ModelSpec, asked: Conversation, wishes: Sequence[Wish]
     ) -> list[Future[Reply]]:
         from harness.calls import prompt
-        from harness.models.loaded import PromptError, PromptTooLong
 
         try:
-            whole = prompt(spec, messages)
-            tokens = reader.tokens(Request("", spec, whole, 0))
-        except PromptTooLong as problem:
-            raise _unanswerable(problem, "context_length_exceeded") from None
-        except PromptError as problem:
-            raise _unanswerable(problem) from None
+            whole = replace(asked, messages=prompt(spec, asked.messages))
         except HarnessError as problem:
             raise broken(problem) from None
-        asked = [replace(wish, prompt=tokens) for wish in wishes]
-        return self._batcher.ask(spec, whole, len(asked), asked)
-
-
-def _unanswerable(problem: Exception, code: str | None = None) -> ProtocolError:
-    return ProtocolError(
-        400, f"This request cannot be answered: {problem}.", param="messages", code=code
-    )
+        tokens = reader.checked(spec, whole)
+        known = [replace(wish, prompt=tokens) for wish in wishes]
+        return self._batcher.ask(spec, tuple(whole.messages), len(known), known, whole.tools)
 
 
 @dataclass(frozen=True)
@@ -140,22 +158,50 @@ class _Reader:
         tokenizer("settled")  # it changes itself when it is called first, and several threads call
         return cls(tokenizer, load_context(home), max(map(len, tokenizer.get_vocab())))
 
-    def tokens(self, request: Request) -> Sequence[int]:
-        """Return the tokens of a prompt that leaves room for a reply, or raise PromptError.
+    def checked(self, spec: ModelSpec, asked: Conversation) -> Sequence[int]:
+        """Return the tokens of a prompt that leaves room for a reply.
 
-        A prompt that cannot fit, however long its tokens are, is refused without reading it.
+        Raises:
+            ProtocolError: there is none; the field that is to blame is named (400).
+
+        """
+        from harness.models.loaded import PromptError, PromptTooLong
+
+        try:
+            return self._tokens(spec, asked)
+        except PromptTooLong as problem:
+            raise _unanswerable(problem, "messages", "context_length_exceeded") from None
+        except PromptError as problem:
+            blamed = "tools" if asked.tools and self._carries_rest(spec, asked) else "messages"
+            raise _unanswerable(problem, blamed) from None
+
+    def _carries_rest(self, spec: ModelSpec, asked: Conversation) -> bool:
+        from harness.models.loaded import PromptError
+
+        try:
+            self._tokens(spec, replace(asked, tools=()))
+        except PromptError:
+            return False
+        return True
+
+    def _tokens(self, spec: ModelSpec, asked: Conversation) -> Sequence[int]:
+        """Return the tokens of a prompt, or raise PromptError.
+
+        One that cannot fit, however long its tokens are, is refused without reading it.
         """
         from harness.models.loaded import PromptTooLong, prompt_tokens, room_behind
 
-        if (characters := _characters(request.messages)) > self.context * self.longest:
+        if (characters := asked.characters) > self.context * self.longest:
             raise PromptTooLong(
                 f"the prompt has {characters:,} characters, more than fit into the "
                 f"{self.context:.0f} tokens of the model's context"
             )
-        tokens = prompt_tokens(self.tokenizer, request)
+        tokens = prompt_tokens(self.tokenizer, asked.request(spec))
         room_behind(tokens, self.context)
         return tokens
 
 
-def _characters(messages: Sequence[Message]) -> int:
-    return sum(len(str(message["content"])) for message in messages)
+def _unanswerable(problem: Exception, param: str, code: str | None = None) -> ProtocolError:
+    return ProtocolError(
+        400, f"This request cannot be answered: {problem}.", param=param, code=code
+    )

@@ -159,7 +159,7 @@ WRONG = {
     "too hot": ({"temperature": 2.1}, 400, "temperature"),
     "no number": ({"max_tokens": "many"}, 400, "max_tokens"),
     "no room": ({"max_tokens": 0}, 400, "max_tokens"),
-    "tools": ({"tools": [{"type": "function"}]}, 400, "tools"),
+    "tools": ({"tools": [{"type": "function"}]}, 400, "tools.0.function"),
     "schema": ({"response_format": {"type": "json_schema"}}, 400, "response_format.type"),
     "unknown key": ({"colour": "red"}, 400, "colour"),
     "too long": ({"messages": [{"role": "user", "content": "x " * 4000}]}, 400, "messages"),

@@ -61,7 +61,7 @@ REFUSED: dict[str, Any] = {
     "presence_penalty": 0.5,
     "reasoning_effort": "low",
     "tool_choice": "required",
-    "tools": [TOOL],
+    "tools": [{"type": "custom", "custom": {"name": "look"}}],
     "top_logprobs": 2,
     "verbosity": "low",
     "web_search_options": {},
@@ -111,12 +111,29 @@ def test_what_can_be_done_is_taken(server, values):
 def test_what_cannot_be_done_is_refused_by_its_name(server, name):
     error = refused(post(server, **{name: REFUSED[name]}), 400)
     assert error["param"].split(".")[0] == name
-    assert f"'{name}'" in error["message"]
+    assert f"'{name}" in error["message"]
 
 
 WITH_OTHERS = {
-    "a forced tool": ({"tools": [TOOL], "tool_choice": "required"}, "tools"),
-    "a named tool": ({"tool_choice": {"type": "function"}, "tools": [TOOL]}, "tools"),
+    "a forced tool": ({"tools": [TOOL], "tool_choice": "required"}, "tool_choice"),
+    "a named tool": ({"tool_choice": {"type": "function"}, "tools": [TOOL]}, "tool_choice"),
+    "a strict tool": (
+        {"tools": [{**TOOL, "function": {"name": "look", "strict": True}}]},
+        "tools.0.function.strict",
+    ),
+    "a forced tool that cannot be one": (
+        {"tool_choice": "required", "tools": [{"type": "web_search"}]},
+        "tools.0.type",
+    ),
+    "a tool that the template leaves out": ({"tools": [TOOL]}, "tools"),
+    "JSON beside tools": (
+        {"tools": [TOOL], "response_format": {"type": "json_object"}},
+        "response_format",
+    ),
+    "one call at a time": (
+        {"tools": [TOOL], "parallel_tool_calls": False},
+        "parallel_tool_calls",
+    ),
     "a forced function": ({"functions": [{}], "function_call": {"name": "look"}}, "functions"),
     "a schema": (
         {"response_format": {"type": "json_schema", "json_schema": {"name": "x"}}},
@@ -132,8 +149,8 @@ WITH_OTHERS = {
         "messages.0.content",
     ),
     "a call": (
-        {"messages": [USER, {"role": "assistant", "tool_calls": [{"id": "1"}]}, USER]},
-        "messages.1.tool_calls",
+        {"messages": [USER, {"role": "assistant", "tool_calls": [{"id": "1", "type": "custom"}]}]},
+        "messages.1.tool_calls.0.type",
     ),
 }
 

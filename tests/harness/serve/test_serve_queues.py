@@ -182,7 +182,7 @@ def test_a_request_that_is_given_up_is_wanted_no_more(answer):
         asked, futures = [], [Future()]
 
         class Prompts:
-            async def ask(self, spec, messages, wishes):
+            async def ask(self, spec, conversation, wishes):
                 asked.extend(wishes)
                 return futures
 
@@ -202,13 +202,13 @@ def test_a_request_that_is_given_up_is_wanted_no_more(answer):
 def test_long_prompts_wait_for_each_other_and_short_ones_for_none():
     async def ask():
         lanes, going = prompts.Lanes(), threading.Event()
-        long = [{"role": "user", "content": "x" * prompts.LONG_CHARACTERS}]
+        long = conversation("x" * prompts.LONG_CHARACTERS)
         held = [
             asyncio.ensure_future(lanes.run(long, lambda: going.wait(20)))
             for _ in range(prompts.MOST_LONG)
         ]
         await asyncio.sleep(0)
-        assert await lanes.run([{"role": "user", "content": "x"}], lambda: "short") == "short"
+        assert await lanes.run(conversation("x"), lambda: "short") == "short"
         with pytest.raises(ProtocolError) as refusal:
             await lanes.run(long, lambda: None)
         assert refusal.value.status == 429
@@ -217,6 +217,10 @@ def test_long_prompts_wait_for_each_other_and_short_ones_for_none():
         lanes.close()
 
     run(ask())
+
+
+def conversation(text):
+    return prompts.Conversation([{"role": "user", "content": text}])
 
 
 def run(work):
