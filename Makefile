@@ -30,6 +30,7 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/fuzz_lines.py
 	$(BIN)/python benchmarks/fuzz_settings.py
 	$(BIN)/python benchmarks/fuzz_services.py
+	$(BIN)/python benchmarks/fuzz_stores.py
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .

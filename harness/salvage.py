@@ -139,7 +139,7 @@ def _ways_to_read(file: bytes, log: bytes) -> Iterator[Pages]:
     for size in dict.fromkeys([*sizes, _PAGE_SIZE]):
         fitting = frames if size == in_log else []
         expected = int.from_bytes(file[28:32], "big") if said else 0
-        lacking = max(0, expected * size - len(file)) if not fitting else 0
+        lacking = max(0, expected * size - len(file))
         for spare in dict.fromkeys([0, reserved if reserved < size // 2 else 0]):
             yield Pages(file, fitting, size, size - spare, lacking)
 
@@ -184,18 +184,26 @@ class _Search:
     _read: set[int] = field(default_factory=set)
     _wanted: set[int] = field(default_factory=set)
     _flawed: list[int] = field(default_factory=list)
+    _taken_back: bool = False
 
     def run(self) -> bool:
         """Find all rows; return whether some may be lost."""
-        for number in self.pages.numbers:
+        numbers = self.pages.numbers
+        for number in numbers:
             page = self.pages.newest(number)
             if sqlite_file.is_tree(page, number == 1) and not self._is_whole(number, page):
                 self._flawed.append(number)
         known = self._read | sqlite_file.free_pages(self.pages)
-        unknown = [number for number in self.pages.numbers if number not in known]
-        for number in dict.fromkeys([*self._flawed, *unknown]):
-            self._search(number)
-        return self._may_have_lost({*self._flawed, *unknown})
+        unknown = [number for number in numbers if number not in known]
+        strange = {*self._flawed, *unknown}
+        for number in sorted(strange):
+            self._search(self.pages.newest(number))
+        # What a page was before counts least: rows of it may have been taken back.
+        for number in (*numbers, *self.pages.beyond):
+            self._taken_back = number not in strange and not self.pages.lacking
+            for page in self.pages.older(number):
+                self._search(page)
+        return self._may_have_lost(strange)
 
     def _may_have_lost(self, strange: set[int]) -> bool:
         # Page 1 holds the schema only. Where it is whole, every root is known, and with the pages
@@ -212,14 +220,13 @@ class _Search:
         cells = sqlite_file.cells(page, self.pages.usable, first)
         return sum(cell is not None and self._take(cell) for cell in cells) == len(cells)
 
-    def _search(self, number: int) -> None:
-        """Take the rows on a page that is not what it should be, and of what it was before."""
+    def _search(self, page: bytes) -> None:
+        """Take the rows on a page that is not what it should be, or not any more."""
         usable = self.pages.usable
-        for page in (self.pages.newest(number), *self.pages.older(number)):
-            listed = sqlite_file.cells(page, usable) if sqlite_file.is_tree(page) else []
-            for cell in (*listed, *sqlite_file.cells_with(page, usable, _SEAL)):
-                if cell is not None:
-                    self._take(cell)
+        listed = sqlite_file.cells(page, usable) if sqlite_file.is_tree(page) else []
+        for cell in (*listed, *sqlite_file.cells_with(page, usable, _SEAL)):
+            if cell is not None:
+                self._take(cell)
 
     def _take(self, cell: Cell) -> bool:
         """Hand on the row that begins with `cell`; return whether it is one of a store."""
@@ -235,7 +242,7 @@ class _Search:
     def _is_known(self, cell: Cell, row: _Row) -> bool:
         if found := _identified(cell, row):
             name, values = found
-            if TABLES[name].lasting:
+            if TABLES[name].lasting and not (self._taken_back and name == "votes"):
                 self.put(name, values)
             return True
         if cell.keyed:  # an index

@@ -148,11 +148,13 @@ class Pages:
     usable: int
     lacking: int = 0
     _newest: dict[int, bytes] = field(default_factory=dict)
+    _logged: dict[int, list[bytes]] = field(default_factory=dict)
     _sound: dict[int, bytes] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for frame in self.log:
             self._newest[frame.number] = frame.page
+            self._logged.setdefault(frame.number, []).append(frame.page)
             if frame.sound:
                 self._sound[frame.number] = frame.page
 
@@ -163,16 +165,22 @@ class Pages:
             return list(range(1, self.log[-1].pages + 1))
         return list(range(1, -(-len(self.file) // self.size) + 1))
 
+    @property
+    def beyond(self) -> range:
+        """The numbers of the pages that there were, but for the bytes that are lacking."""
+        last = len(self.file) + self.lacking if self.lacking < len(self.file) else 0
+        return range(max(self.numbers, default=0) + 1, -(-last // self.size) + 1)
+
     def newest(self, number: int) -> bytes:
         """Return the newest content of a page; empty if there is none."""
         return self._newest.get(number) or self.at(number)
 
     def older(self, number: int) -> list[bytes]:
         """Return what a page was before and what may be it, without its newest content."""
-        earlier = [frame.page for frame in reversed(self.log) if frame.number == number]
+        logged = self._logged.get(number, [])
+        before = self.at(number) if logged else b""
         behind = self.at(number, self.lacking) if self.lacking else b""
-        before = self.at(number) if earlier else b""
-        return [page for page in (*earlier[1:], before, behind) if page]
+        return [page for page in (*logged[-2::-1], before, behind) if page]
 
     def at(self, number: int, too_early: int = 0) -> bytes:
         """Return what the file itself holds of a page that lies some bytes `too_early`."""
@@ -200,7 +208,7 @@ class Pages:
                 yield partial(self._around, gap)
 
     def _around(self, gap: int, number: int) -> bytes:
-        return self.at(number, self.lacking if number >= gap else 0)
+        return self._newest.get(number) or self.at(number, self.lacking if number >= gap else 0)
 
     def _chain(
         self, number: int, missing: int, look: Callable[[int], bytes]

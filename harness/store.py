@@ -135,8 +135,8 @@ class Store:
         """
         wanted = list(dict.fromkeys(keys))
         found = self._safely(lambda: self._found(wanted))
-        if len(found) < len(wanted) and not self._checked:
-            self._safely(self._check)  # a damaged index hides replies without a word
+        if not found.keys() >= set(wanted) and not self._checked:
+            self._safely(self._check)
             found = self._safely(lambda: self._found(wanted))
         self._tell_damaged({key for key, reply in found.items() if reply is None})
         return {key: reply for key, reply in found.items() if reply is not None}
@@ -379,6 +379,8 @@ class Store:
         if salvage.is_emptied(self._path):
             return self._rescue(None)
         connection = sqlite3.connect(self._path, timeout=BUSY_SECONDS, isolation_level=None)
+        if salvage.log_is_broken(self._path):  # before SQLite writes over what it does not see
+            return self._rescue(connection)
         try:
             self._set_up(connection)
         except BaseException as problem:
@@ -412,8 +414,6 @@ class Store:
         if not current:
             with _transaction(connection):
                 schema.bring_up_to_date(connection)
-        if salvage.log_is_broken(self._path):
-            raise _DamagedError("a part of its log is damaged")
 
     def _rescue(self, connection: sqlite3.Connection | None) -> sqlite3.Connection:
         """Move what can be read of the damaged file to a new one, and the file away."""
@@ -516,13 +516,15 @@ class Store:
             marks = ",".join("?" * len(some))
             query = f"SELECT {columns} FROM replies WHERE key IN ({marks})"
             for row in self._connection.execute(query, some).fetchall():
-                found[row[0]] = _decoded(row[4]) if schema.is_sound("replies", row) else None
+                reply = _decoded(row[4]) if schema.is_sound("replies", row) else None
+                found[row[0]] = reply or found.get(row[0])
         return found
 
     def _sound(self, table: str, condition: str = "", *values: str) -> list[Any]:
         """Return the rows of `table` that are what was stored, without their seals."""
         columns = TABLES[table].columns
         query = f"SELECT {', '.join(TABLES[table].all_columns)} FROM {table} {condition}"
+        self._safely(self._check)  # a damaged tree hides rows without a word
         rows = self._rows(query, *values)
         sound = [row[: len(columns)] for row in rows if schema.is_sound(table, row)]
         self._note_damaged(table, len(rows) - len(sound))
@@ -530,6 +532,7 @@ class Store:
 
     def _runs(self, condition: str, *values: str) -> list[Any]:
         """Return (id, started, results, arms) of runs whose cases are not looked at."""
+        self._safely(self._check)
         columns = "id, started, results, arms"
         rows = self._rows(f"SELECT {columns}, seal FROM runs {condition}", *values)
         sound = [
