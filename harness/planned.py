@@ -12,7 +12,7 @@ from harness.checks.judge import PREFERENCE, Material, question
 from harness.checks.judge import prompt as judge_prompt
 from harness.evaluation import CaseItem, conversation
 from harness.preparation import Plan
-from harness.prices import CHARACTERS_PER_TOKEN, unpriced
+from harness.prices import CHARACTERS_PER_TOKEN
 from harness.records import Arm, EvidenceError, Message, Question, Request
 from harness.requests import Requests
 from harness.stats import mde_binary
@@ -64,7 +64,7 @@ def _judges(plan: Plan, foreseen: Foreseen) -> Iterator[str]:
             for messages in _put(plan, item, checks)
         ]
         expected = estimate(models, requests, table)
-        cost = "" if expected.unpriced else f", at most ${expected.cost_usd:.4g}"
+        cost = "" if expected.unknown else f", at most ${expected.cost_usd:.4g}"
         yield (
             f"requests to judge {name}: about {len(requests)}, after the items, if nothing is in "
             f"the cache and no two replies are equal{cost}"
@@ -152,8 +152,7 @@ def _cost(plan: Plan) -> Iterator[str]:
     expected = estimate(models, {request.key: request for request in foreseen}.values(), table)
     if replies:
         replies.close()
-    for spec in expected.unpriced:
-        yield unpriced(spec)
+    yield from expected.unknown
     yield (
         f"estimated cost: at most ${expected.cost_usd:.4g} for {expected.requests} requests that "
         f"are not in the cache (prices as of {table.as_of} where the settings give none)"

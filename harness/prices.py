@@ -53,13 +53,15 @@ def cost_of(reply: Reply, price: Price) -> float | None:
     return (read + reply.completion_tokens * price.output) / _MILLION
 
 
-def most(request: Request, price: Price) -> float:
+def most(request: Request, price: Price, longest: int | None = None) -> float:
     """Return what `request` costs at most, in US dollars: a reply as long as it may be.
 
-    The prompt is estimated, generously.
+    That is `longest` tokens, by default the model's `max_tokens`. The prompt is estimated,
+    generously.
     """
     asked = prompt_tokens(request) * price.input
-    return (asked + request.model.sampling.max_tokens * price.output) / _MILLION
+    longest = request.model.sampling.max_tokens if longest is None else longest
+    return (asked + longest * price.output) / _MILLION
 
 
 def prompt_tokens(request: Request) -> int:
@@ -87,6 +89,14 @@ def unpriced(spec: ModelSpec) -> str:
     return (
         f"the price of {spec.spec} is unknown; give it in US dollars per million tokens, "
         f'[tool.harness.prices."{spec.spec}"] with input = and output ='
+    )
+
+
+def unlimited(spec: ModelSpec) -> str:
+    """Return the sentence on a model that is asked without a limit of tokens."""
+    return (
+        f"nothing limits the replies of {spec.spec} (`omit` in the table of {spec.name}), so that "
+        "they may cost any amount; give the limit another name with `rename` instead"
     )
 
 

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from harness.models import Models
 
 _THINKING = {
-    "strip": 'it is not part of the answers that are scored (thinking = "keep" in its table '
-    "scores it too)",
+    "strip": "it is not part of the answers that are scored (where it stands in their text, "
+    'thinking = "keep" in its table scores it too)',
     "keep": 'where it stands in the text it is scored as part of the answer (thinking = "keep")',
     "off": 'although thinking = "off" in its table, which its chat template does not heed; it is '
     "not part of the answers that are scored",

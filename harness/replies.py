@@ -72,11 +72,20 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What requests cost at most, in US dollars; of `unpriced` models the price is unknown."""
+    """What requests cost at most, in US dollars.
+
+    Of `unpriced` models the price is unknown, and of `unlimited` ones how long a reply may be.
+    """
 
     requests: int
     cost_usd: float
     unpriced: tuple[ModelSpec, ...]
+    unlimited: tuple[ModelSpec, ...] = ()
+
+    @property
+    def unknown(self) -> list[str]:
+        """Sentences on what of the cost is not known; none where all is."""
+        return [*map(prices.unpriced, self.unpriced), *map(prices.unlimited, self.unlimited)]
 
 
 class Replies:
@@ -152,8 +161,8 @@ class Replies:
         if self._limits.max_cost_usd is None:
             return
         expected = estimate(self._models, self.missing(requests), self._prices)
-        if expected.unpriced:
-            raise HarnessError(f"--harness-max-cost: {prices.unpriced(expected.unpriced[0])}")
+        if expected.unknown:
+            raise HarnessError(f"--harness-max-cost: {expected.unknown[0]}")
         if expected.cost_usd > self._limits.max_cost_usd - self._spent:
             raise HarnessError(
                 f"--harness-max-cost: {expected.requests} requests can cost up to "
@@ -398,14 +407,18 @@ class Replies:
 def estimate(models: Models, requests: Iterable[Request], table: Prices) -> Estimate:
     """Return what `requests` cost at most; models on this machine and recordings cost nothing."""
     asked = [request for request in requests if request.model.provider not in prices.FREE]
-    costs, unpriced = [], {}
+    costs, unpriced, unlimited = [], {}, {}
     for request in asked:
-        price = table.of(request.model, models.identity(request.model))
+        spec = request.model
+        price, longest = table.of(spec, models.identity(spec)), models.longest(spec)
         if price is None:
-            unpriced[request.model.spec] = request.model
+            unpriced[spec.spec] = spec
+        elif longest is None:
+            unlimited[spec.name] = spec
         else:
-            costs.append(prices.most(request, price))
-    return Estimate(len(asked), math.fsum(costs), tuple(unpriced.values()))
+            costs.append(prices.most(request, price, longest))
+    found = (tuple(unpriced.values()), tuple(unlimited.values()))
+    return Estimate(len(asked), math.fsum(costs), *found)
 
 
 def alarm(name: str, usage: Usage) -> str:

@@ -72,6 +72,7 @@ class Models:
         self._providers: dict[str, Provider] = {}
         self._identities: dict[_Bare, tuple[ModelSpec, dict[str, Any]]] = {}
         self._adapted: dict[tuple[_Bare, Refused], dict[str, Any]] = {}
+        self._longest: dict[tuple[object, ...], int | None] = {}
 
     def identity(self, spec: ModelSpec) -> Mapping[str, Any]:
         """Return what, beside the prompt, decides the replies of `spec`; read once per model.
@@ -113,6 +114,23 @@ class Models:
         from harness.models import endpoint
 
         return self.refusals.of(endpoint.place_of(spec))
+
+    def longest(self, spec: ModelSpec) -> int | None:
+        """Return how many tokens a reply of `spec` may have; None where nothing limits it.
+
+        Raises:
+            HarnessError: a key of the model's table is wrong.
+
+        """
+        if spec.provider != "openai":
+            return spec.sampling.max_tokens
+        bare = (spec.sampling.max_tokens, *_bare(spec))
+        if bare not in self._longest:
+            from harness.models import endpoint
+
+            self.identity(spec)  # keeps the table, whose id is part of `bare`
+            self._longest[bare] = endpoint.longest_of(spec)
+        return self._longest[bare]
 
     def ask(self, batches: Iterable[Sequence[Request]]) -> Iterator[dict[str, Reply]]:
         """Yield replies by key as they come; all `batches` are of one provider.

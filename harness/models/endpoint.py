@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from harness.models.failures import CallFailed, Kind
 from harness.models.fields import Choice, omitted, renames
-from harness.models.refusals import NOTHING, Place, Refused
+from harness.models.refusals import LIMITS, NOTHING, Place, Refused
 from harness.models.secrecy import (
     Mask,
     can_name_variable,
@@ -182,6 +182,20 @@ def choice_of(spec: ModelSpec) -> Choice:
         own=frozenset(own),
         reasons=own.get("reasoning_effort", "none") != "none",
     )
+
+
+def longest_of(spec: ModelSpec) -> int | None:
+    """Return the limit of tokens that is sent, whatever its name; None where none is.
+
+    Raises:
+        HarnessError: `omit` or `rename` is wrong.
+
+    """
+    sent, own = choice_of(spec).names(), body_options(spec)
+    ours = [name for field, name in sent.items() if field in LIMITS]
+    values = {**dict.fromkeys(ours, spec.sampling.max_tokens), **own}
+    limits = [values.get(name) for name in {*ours, *LIMITS}]
+    return max((limit for limit in limits if type(limit) is int), default=None)
 
 
 def _read(spec: ModelSpec, option: str, read: Callable[[object], _T], usual: object) -> _T:

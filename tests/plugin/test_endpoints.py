@@ -57,6 +57,33 @@ def test_a_run_comes_through_a_storm(project: Any) -> None:
         assert set(server.stats()["done"].values()) == {1}
 
 
+PRICES = "".join(
+    f'[tool.harness.prices."openai:{name}"]\ninput = 1.0\noutput = 1000.0\n'
+    for name in ("first", "second")
+)
+
+
+@pytest.mark.parametrize(
+    ("table", "status", "words"),
+    [
+        ("max_tokens = 8", 0, ""),
+        ('max_tokens = 8\nrename = { max_tokens = "max_new_tokens" }', 0, ""),
+        ('max_tokens = 8\nomit = ["max_tokens"]', 4, "nothing limits the replies of openai:first"),
+        ("max_tokens = 8\nextra_body = { max_tokens = 90000 }", 4, "48 requests can cost up to"),
+        ('omit = ["max_tokens"]\nextra_body = { max_completion_tokens = 8 }', 0, ""),
+    ],
+)
+def test_what_a_run_may_cost_hangs_on_the_limit_that_is_sent(
+    project: Any, table: str, status: int, words: str
+) -> None:
+    with Loopback() as server:
+        project.pyproject(settings(server, table) + PRICES)
+        run = project.run("evals/", "--harness-max-cost", "1")
+        assert run.status == status
+        assert words in " ".join(run.errors)
+        assert server.stats()["requests"] == (0 if status else 48)
+
+
 PREFERS = """
 import pytest
 
