@@ -414,6 +414,11 @@ def prompt_tokens(tokenizer: Any, request: Request) -> Sequence[int]:
     """
     try:
         return tokens_of(tokenizer, prompt_text(tokenizer, request))
+    except TemplateRefusal as problem:
+        raise PromptError(
+            f"the model's chat template cannot carry the conversation: {problem}; "
+            "change the case, or ask a model whose template can"
+        ) from None
     except ValueError as problem:
         raise PromptError(f"the prompt cannot be made: {first_line(problem)}") from None
 

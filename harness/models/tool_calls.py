@@ -99,22 +99,41 @@ def _hermes_call(body: str, functions: _Functions) -> tuple[str, str]:
     if not (match := _HERMES_XML.fullmatch(body)):
         return _checked(strict_json(body))
     name, written = match.group(1), _XML_ARGUMENT.findall(match.group(2))
-    texts = {key for one in functions if one.get("name") == name for key in _texts(one)}
-    arguments = {key: text if key in texts else _value(text) for key, text in written}
+    types = {key: held for one in functions if one.get("name") == name for key, held in _types(one)}
+    arguments = {key: _argument(text, types.get(key, set())) for key, text in written}
     return _checked({"name": name, "arguments": arguments})
 
 
-def _texts(function: Mapping[str, Any]) -> Iterator[str]:
-    """Yield which arguments of a function are texts."""
+def _types(function: Mapping[str, Any]) -> Iterator[tuple[str, set[object]]]:
+    """Yield the arguments of a function with the JSON types that each may have."""
     parameters = function.get("parameters")
     properties = parameters.get("properties") if isinstance(parameters, Mapping) else None
     for name, schema in (properties if isinstance(properties, Mapping) else {}).items():
-        if isinstance(schema, Mapping) and schema.get("type") == "string":
-            yield name
+        yield name, _types_of(schema)
+
+
+def _types_of(schema: object) -> set[object]:
+    """Return the types that a schema names; `["string", "null"]` and alternatives name several."""
+    if not isinstance(schema, Mapping):
+        return set()
+    named = schema.get("type", [])
+    choices = [one for key in ("anyOf", "oneOf") for one in _listed(schema.get(key))]
+    return {str(one) for one in _listed(named)}.union(*map(_types_of, choices))
+
+
+def _listed(value: object) -> list[object]:
+    return value if isinstance(value, list) else [value]
+
+
+def _argument(text: str, types: set[object]) -> Any:
+    """Return an argument that is written without quotes: a text where it can be nothing else."""
+    if "string" in types and types <= {"string", "null"} and text not in types - {"string"}:
+        return text
+    return _value(text)
 
 
 def _value(text: str) -> Any:
-    """Return an argument that is written without quotes: JSON where it is any, else a text."""
+    """Return `text` read as JSON where it is any."""
     try:
         return strict_json(text)
     except ValueError:

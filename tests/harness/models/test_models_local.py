@@ -842,7 +842,9 @@ def test_a_template_without_tools_costs_the_reply_and_says_so(
 ) -> None:
     target = "pocket" if provider == "bundled" else str(tiny_base)
     spec = replace(spec_of(tiny_base), provider=provider, target=target)
-    assert "leaves out the tools" in (asked_with(models, spec, *TOOLS).error or "")
+    error = asked_with(models, spec, *TOOLS).error or ""
+    assert "the model's chat template cannot carry" in error
+    assert "leaves out the tools; change the case, or ask a model" in error
     assert asked_with(models, spec).error is None
 
 

@@ -105,6 +105,31 @@ def test_a_text_written_without_quotes_stays_one_where_the_tool_wants_it() -> No
     assert called(text) == ("", [("track", {"number": "7", "days": 2})])
 
 
+@pytest.mark.parametrize(
+    ("schema", "written", "value"),
+    [
+        ({"type": ["string", "null"]}, "0123", "0123"),
+        ({"type": ["string", "null"]}, "123", "123"),
+        ({"type": ["string", "null"]}, "null", None),
+        ({"anyOf": [{"type": "string"}, {"type": "null"}]}, "true", "true"),
+        ({"anyOf": [{"type": "string"}, {"type": "null"}]}, "null", None),
+        ({"oneOf": [{"type": "string", "format": "date"}, {"type": "string"}]}, "2026", "2026"),
+        ({"type": "string"}, "null", "null"),
+        ({"type": ["string", "integer"]}, "7", 7),
+        ({"anyOf": [{"type": "integer"}, {"type": "null"}]}, "7", 7),
+        ({"anyOf": 5, "type": [{}]}, "7", 7),
+        (True, "7", 7),
+    ],
+)
+def test_a_text_stays_one_where_the_schema_wants_nothing_else(
+    schema: object, written: str, value: object
+) -> None:
+    function = {"name": "track", "parameters": {"properties": {"number": schema}}}
+    body = f"<function=track><parameter=number>{written}</parameter></function>"
+    _, (call,) = read(f"<tool_call>{body}</tool_call>", ({"function": function},))
+    assert json.loads(call["function"]["arguments"]) == {"number": value}
+
+
 _PIECES = ["<tool_call>", "</tool_call>", "[TOOL_CALLS]", "[ARGS]", "<|python_tag|>", "track", "{"]
 _PIECES += [
     '"name"',
