@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import sys
 import threading
 import warnings
@@ -21,7 +22,7 @@ from harness.models.endpoint import Endpoint
 from harness.models.failures import CallFailed, Kind, failure_of
 from harness.models.lane import Lane, Tries
 from harness.models.refusals import LIMITS, Refusals, Refused, has_way_out, refused_fields
-from harness.models.secrecy import LOGGERS, LogMask, Mask
+from harness.models.secrecy import LOGGERS, LogMask
 from harness.records import Message, ModelSpec, Reply, Request
 
 ERROR_CHARACTERS = 500
@@ -259,6 +260,15 @@ class _Table:
             return frozenset()
         return refused_fields(problem.error, self._choice.ours(names))
 
+    def advised(self, problem: CallFailed, names: Mapping[str, str]) -> str:
+        """Return what went wrong, with a way out where it is about a field that nobody chose."""
+        said, ours = str(problem), sorted(self._choice.ours(names))
+        named = [name for name in ours if re.search(rf"(?<![\w.\]-]){name}(?![\w\[])", said)]
+        if not named or problem.kind is not Kind.PERMANENT or problem.status not in (400, 422):
+            return said
+        fields = " and ".join(named)
+        return f"{said} (the model's table can set, `omit` or `rename` {fields})"
+
     def learn(self, refused: Iterable[str]) -> None:
         """Send no more of what is `refused` to this model."""
         self._refusals.learn(self._place, refused)
@@ -309,7 +319,8 @@ class _Call:
         try:
             reply = await self._persistently()
         except CallFailed as problem:
-            reply, lane = _reply_of(problem, self.table.account.mask), None
+            told = self.table.advised(problem, self.names)
+            reply, lane = _reply_of(problem.kind, self.table.account.mask(told)), None
         reply = replace(reply, queue_s=self.queue_s, attempts=self.attempts)
         inbox.put(_Answer(self.request.key, reply, lane))
 
@@ -368,8 +379,7 @@ class _Call:
             raise failure_of(problem, timeout_s) from None
 
 
-def _reply_of(problem: CallFailed, mask: Mask) -> Reply:
-    if problem.kind is Kind.CONTENT_FILTER:
+def _reply_of(kind: Kind, text: str) -> Reply:
+    if kind is Kind.CONTENT_FILTER:
         return Reply(finish_reason="content_filter")
-    text = mask(str(problem))
     return Reply(error="".join(c if c.isprintable() else " " for c in text)[:ERROR_CHARACTERS])

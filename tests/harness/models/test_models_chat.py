@@ -584,24 +584,31 @@ def test_the_limit_of_tokens_changes_its_name_and_is_never_left_out(
     assert [body[other] for body in server.seen if refused not in body] == [9, 9]
     server.refuses[other] = unsupported(other)
     (reply,) = ask(replies, spec, "c")
-    assert reply.error == f"the server answered 400: Unsupported parameter: '{refused}'"
+    assert reply.error == (
+        f"the server answered 400: Unsupported parameter: '{refused}' "
+        f"(the model's table can set, `omit` or `rename` {refused})"
+    )
     assert all(body.keys() & {"max_tokens", "max_completion_tokens"} for body in server.seen)
 
 
 @pytest.mark.parametrize(
-    "error",
+    ("error", "field"),
     [
-        {"message": "temperature must be <= 1", "param": "temperature", "code": "invalid_value"},
-        {"message": "max_tokens is too large: 9", "param": "max_tokens", "code": None},
-        {"message": "Unknown parameter: 'messages[0].seed'", "param": "messages[0].seed"},
+        (
+            {"message": "temperature must be <= 1", "param": "temperature", "code": "bad_value"},
+            "temperature",
+        ),
+        ({"message": "max_tokens is too large: 9", "param": "max_tokens"}, "max_tokens"),
+        ({"message": "Unknown parameter: 'messages[0].seed'", "param": "messages[0].seed"}, ""),
     ],
 )
 def test_an_objection_to_a_value_is_told_and_teaches_nothing(
-    server: Server, replies: Replies, error: dict[str, Any]
+    server: Server, replies: Replies, error: dict[str, Any], field: str
 ) -> None:
     server.answer = lambda text, tries: (400, {"error": error})
     (reply,) = ask(replies, spec_of(server), "a")
-    assert reply.error == f"the server answered 400: {error['message']}"
+    advice = f" (the model's table can set, `omit` or `rename` {field})" if field else ""
+    assert reply.error == f"the server answered 400: {error['message']}{advice}"
     assert len(server.seen) == 1
     assert not replies.models.refusals
 
