@@ -292,7 +292,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
     evaluation = _evaluation(pyfuncitem)
     if evaluation is None:
         return (yield)
-    with nullcontext() if evaluation.decided else evaluation.scoring():
+    with nullcontext() if evaluation.decided else evaluation.scoring(pyfuncitem.function):
         yield
     if evaluation.mistake:
         from harness.text import line

@@ -26,6 +26,17 @@ def is_assertion(problem: BaseException) -> bool:
     return isinstance(problem, AssertionError)
 
 
+def is_said_by(function: Any, problem: BaseException) -> bool:
+    """Whether `problem` is an assertion of the test `function`.
+
+    pytest itself calls pytest.fail for a test that it cannot run, such as an async one.
+    """
+    if not isinstance(problem, pytest.fail.Exception):
+        return is_assertion(problem)
+    raised_in = {frame.f_code for frame in _frames(problem.__traceback__)}
+    return is_assertion(problem) and not raised_in.isdisjoint(_codes(function))
+
+
 def comes_from(item: pytest.Item, problem: BaseException, fixtures: frozenset[str]) -> bool:
     """Whether `problem` was raised in a fixture of `item` that uses one of `fixtures`.
 
@@ -60,7 +71,7 @@ def _code_that_uses(item: pytest.Item, fixtures: frozenset[str]) -> set[CodeType
         if _asks_for(fixture, users)
     ]
     test = [getattr(item, "function", None)] if users & set(getattr(info, "argnames", ())) else []
-    return {code for function in (*functions, *test) for code in _with_inner(_code(function))}
+    return {code for function in (*functions, *test) for code in _codes(function)}
 
 
 def _asks_for(fixture: Any, names: set[str]) -> bool:
@@ -74,6 +85,13 @@ def _asks_for(fixture: Any, names: set[str]) -> bool:
     return not asked.isdisjoint(names)
 
 
+def _codes(function: Any) -> Iterator[CodeType]:
+    """Yield the code of `function`, of what it wraps, and of the functions defined in them."""
+    while function is not None:
+        yield from _with_inner(_own_code(function))
+        function = getattr(function, "__wrapped__", None)
+
+
 def _with_inner(code: CodeType) -> Iterator[CodeType]:
     """Yield `code` and that of the functions defined in it."""
     yield code
@@ -84,5 +102,9 @@ def _with_inner(code: CodeType) -> Iterator[CodeType]:
 
 def _code(function: Any) -> CodeType:
     """Return the code of a fixture's function; of something else that can be called, none."""
-    code = getattr(unwrap(getattr(function, "__func__", function)), "__code__", None)
+    return _own_code(unwrap(getattr(function, "__func__", function)))
+
+
+def _own_code(function: Any) -> CodeType:
+    code = getattr(getattr(function, "__func__", function), "__code__", None)
     return code if isinstance(code, CodeType) else compile("", "", "exec")

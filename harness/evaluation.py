@@ -85,15 +85,18 @@ class Evaluation:
         return frozenset({"reply", "score", *(["model"] if self.talked else [])})
 
     @contextmanager
-    def scoring(self) -> Iterator[None]:
-        """Turn a failed assertion into a score of 0, and keep a user's mistake for the end."""
-        from harness.asserting import is_assertion
+    def scoring(self, function: Callable[..., object]) -> Iterator[None]:
+        """Turn a failed assertion of the test `function` into a score of 0.
+
+        A user's mistake is kept for the end.
+        """
+        from harness.asserting import is_said_by
 
         try:
             yield
             self.asserted = self.asserted is not False
         except BaseException as problem:
-            if not self.account_for(problem, assertion=is_assertion(problem)):
+            if not self.account_for(problem, assertion=is_said_by(function, problem)):
                 raise
 
     def account_for(self, problem: BaseException, *, assertion: bool) -> bool:

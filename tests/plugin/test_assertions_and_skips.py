@@ -116,6 +116,32 @@ def test_it(reply):
     if reply.text != "yes":
         pytest.fail("it said no")
 """,
+    "pytest.fail of a decorator": """
+import functools
+
+def answers(function):
+    @functools.wraps(function)
+    def whole(reply):
+        if reply.text != "yes":
+            pytest.fail("it said no")
+        function(reply)
+
+    return whole
+
+@answers
+def test_it(reply):
+    pass
+""",
+    "an async pytest.fail": """
+async def test_it(reply):
+    if reply.text != "yes":
+        pytest.fail("it said no")
+""",
+    "pytest.raises": """
+def test_it(reply):
+    with pytest.raises(LookupError):
+        print("it said no" if reply.text != "yes" else [][0])
+""",
     "pytest.xfail": """
 def test_it(reply):
     if reply.text != "yes":
@@ -218,6 +244,10 @@ def test_an_assertion_is_a_score_wherever_it_fails(project, workers):
 
 
 ERRORS = {
+    "an async test without a plugin for it": """
+async def test_it(reply):
+    pass
+""",
     "a fixture without the reply": """
 @pytest.fixture
 def room(case, model):
