@@ -17,7 +17,9 @@ GATE = '[tool.harness.gates]\n"demo.would_ship" = { max_would_not_ship = 2 }\n'
 def read(project, bad, count=20, rater="anna", candidate="cand"):
     """Read `count` pairs of the last run; the candidate's first `bad` replies would not ship."""
     with closing(Store(project.root / ".harness/store.sqlite")) as store:
-        pairs = pairs_of(store, store.run_ids()[-1], candidate)[:count]
+        # Each run shuffles them anew: all raters read the same.
+        found = pairs_of(store, store.run_ids()[-1], candidate)
+        pairs = sorted(found, key=lambda pair: pair.name)[:count]
         votes = []
         for number, pair in enumerate(pairs):
             side = "left" if pair.left.digest == pair.sides.after else "right"
