@@ -218,7 +218,8 @@ def save(
 
     _refuse_loss(None, [file], force=force)
     with _store() as store:
-        made = history.recording_of(store, history.find_run(store, run, answered=True), model)
+        named = history.find_run(store, run, answered=True)
+        made = history.whole_recording_of(store, named, model)
     recording.write(made, file)
     _say_recorded(made, file)
 

@@ -16,6 +16,7 @@ from harness.models.secrecy import public_options
 from harness.records import (
     Arm,
     Decision,
+    EvidenceError,
     HarnessError,
     ModelSpec,
     Recorded,
@@ -158,6 +159,23 @@ def recording_of(store: Store, run: str, model: str = "") -> Recording:
     made = str(store.summary(run)["started"])
     replies = store.run_replies(run, model)
     return recording.recording_of(arm, replies, made=made, source=f"run {run}")
+
+
+def whole_recording_of(store: Store, run: str, model: str = "") -> Recording:
+    """Return what `recording_of` does, unless some of it is damaged.
+
+    Raises:
+        HarnessError: see `recording_of`.
+        EvidenceError: replies of the run are damaged; a file would hold the others only.
+
+    """
+    made = recording_of(store, run, model)
+    if damaged := store.count_run_replies(run, made.name) - len(made.replies):
+        raise EvidenceError(
+            f"{damaged} of the replies of {made.name} in the run {run} are damaged; nothing was "
+            "written: save another run, or record the model with `harness record`"
+        )
+    return made
 
 
 # ---------------------------------------------------------------------- an earlier baseline

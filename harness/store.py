@@ -287,6 +287,11 @@ class Store:
         rows = self._sound("run_replies", condition, run, model)
         return tuple(_recorded(*row[2:]) for row in rows)
 
+    def count_run_replies(self, run: str, model: str) -> int:
+        """Return how many replies of `model` in `run` are stored, damaged ones included."""
+        query = "SELECT count(*) FROM run_replies WHERE run = ? AND model = ?"
+        return int(self._rows(query, run, model)[0][0])
+
     def asked(self) -> dict[str, Asked]:
         """Return what the cases of all runs ask, by digest; damaged ones are left out."""
         return {digest: Asked(**_table(text)) for digest, text in self._sound("cases")}

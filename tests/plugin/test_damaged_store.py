@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +112,17 @@ def test_a_run_that_asks_nothing_leaves_damage_to_the_next_one_that_tells_it_too
         ]
     assert asked.count() == 2 * CASES + 1
     assert asked.run("evals/").results["alarms"] == []
+
+
+def test_a_baseline_of_which_replies_are_damaged_is_not_saved(asked: Any) -> None:
+    with closing(sqlite3.connect(asked.root / ".harness/store.sqlite")) as store, store:
+        changed = "reply = replace(reply, 'yes', 'no')"
+        store.execute(f"UPDATE run_replies SET {changed} WHERE model = 'first' AND case_id = 'c3'")
+    status, text = asked.harness("baseline", "save", "base.jsonl")
+    assert status == 6
+    assert "1 of the replies of first in the run" in " ".join(text.split())
+    assert not (asked.root / "base.jsonl").exists()
+    assert asked.harness("baseline", "save", "base.jsonl", "--model", "new")[0] == 0
 
 
 def flat(run: Any) -> str:
