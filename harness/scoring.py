@@ -136,8 +136,8 @@ class Scorer:
     ) -> None:
         """Record `tool_call`: does the reply call the right function with the right arguments?
 
-        Right is what the reference calls; or `function`, and of its arguments those in
-        `arguments`, if they are given. Beside it stands the diagnostic `tool_call_name`: the right
+        Right is what the reference calls; or one call of `function`, with exactly these
+        `arguments` if they are given. Beside it stands the diagnostic `tool_call_name`: the right
         function, whatever its arguments.
         """
         name = name or "tool_call"

@@ -124,7 +124,7 @@ def known_schema(
     schema: str | Path | Mapping[str, Any], root: Path, known: MutableMapping[str, Schema]
 ) -> Schema:
     """Return a schema as `load_schema` does; one in a file is read once and kept in `known`."""
-    if isinstance(schema, Mapping):
+    if not isinstance(schema, str | Path):
         return load_schema(schema, root)
     key = str(root / schema)
     if key not in known:
@@ -140,9 +140,15 @@ def load_schema(schema: str | Path | Mapping[str, Any], root: Path) -> Schema:
 
     Raises:
         HarnessError: there is no such file, it is no JSON, it is no JSON Schema, one of its
-            references leads nowhere or back to itself, or a pattern is none.
+            references leads nowhere or back to itself, or a pattern is none; or `schema` is
+            something else.
 
     """
+    if not isinstance(schema, str | Path | Mapping):
+        raise HarnessError(
+            "score.json_schema takes the path of a schema or a schema as a dict, not "
+            f"{quoted(schema)}; of a pydantic model give model_json_schema()"
+        )
     if isinstance(schema, Mapping):
         given = "the schema given to score.json_schema"
         return _schema(dict(schema), given, root.resolve() / "given to score.json_schema")

@@ -39,9 +39,14 @@ def contains(
 
     Raises:
         HarnessError: what is looked for shows nothing, so that every reply would contain it, or
-            there is neither a needle nor an expected answer.
+            is no text, or there is neither a needle nor an expected answer.
 
     """
+    if not isinstance(needle, str | None):
+        raise HarnessError(
+            f"{case.source}: the check contains looks for one text, not {quoted(needle)}; "
+            "call it once for each text, with a name= of its own"
+        )
     sought = reference(case, "contains") if needle is None else needle
     form, whole = (normalised(each, ignore_case=ignore_case) for each in (sought, reply.text))
     if not form:

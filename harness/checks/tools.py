@@ -41,6 +41,11 @@ def tool_call(
         HarnessError: the case expects no calls and no `function` is given, or they are malformed.
 
     """
+    if not isinstance(function, str | None) or not isinstance(arguments, Mapping | None):
+        raise HarnessError(
+            f"{case.source}: score.tool_call takes the name of a function and its arguments as a "
+            f"dict, not {quoted(function)} and {quoted(arguments)}"
+        )
     expected = _expected(case, function, arguments)
     got = [_call(call) for call in reply.tool_calls]
     any_arguments = function is not None and arguments is None

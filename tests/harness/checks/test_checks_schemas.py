@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.checks.schemas import load_schema
+from harness.checks.schemas import known_schema, load_schema
 from harness.checks.structured import json_schema
 from harness.records import Case, HarnessError, Reply
 
@@ -168,6 +168,12 @@ def test_two_schemas_of_one_id_are_refused(tmp_path):
 
 class Panic(BaseException):
     """What a panic of a library in Rust looks like from here."""
+
+
+@pytest.mark.parametrize("schema", [True, dict, ["a"], None])
+def test_what_is_no_schema_at_all_is_refused(tmp_path, schema):
+    with pytest.raises(HarnessError, match="takes the path of a schema or a schema as a dict"):
+        known_schema(schema, tmp_path, {})
 
 
 @pytest.mark.parametrize("name", ["validator_for", "iter_errors"])

@@ -62,6 +62,12 @@ def test_what_shows_nothing_is_not_looked_for(unseen):
             text.contains(case(expected), Reply("London"), needle)
 
 
+@pytest.mark.parametrize("needle", [["a", "b"], 5, b"a"])
+def test_a_needle_that_is_no_text_is_refused(needle):
+    with pytest.raises(HarnessError, match=r"^x\.jsonl:4: .* one text, not "):
+        text.contains(case("a"), Reply("a"), needle)
+
+
 def test_an_empty_needle_is_refused():
     with pytest.raises(HarnessError, match=r"^x\.jsonl:4: .*empty text"):
         text.contains(case("a"), Reply("a"), "")

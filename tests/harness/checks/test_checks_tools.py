@@ -83,6 +83,8 @@ def test_the_explanation_names_both() -> None:
         (case(), {}, "has no tool calls"),
         (case(call("find", "{")), {}, "has no calls with a name and JSON arguments"),
         (case(FIND), {"arguments": {}}, "arguments and no function"),
+        (case(FIND), {"function": "find", "arguments": '{"order": "A-1"}'}, "arguments as a dict"),
+        (case(FIND), {"function": {"name": "find"}}, "the name of a function"),
     ],
 )
 def test_a_case_without_calls_is_told(expected: Case, more: Any, words: str) -> None:
