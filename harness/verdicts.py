@@ -177,12 +177,21 @@ def _not_evaluated(results: Sequence[ItemResult]) -> str:
 
 
 def _mistakes_of_tests(results: Sequence[ItemResult]) -> list[str]:
-    twice = [
-        f"{metric} is recorded twice for one case, in {' and '.join(tests)}; "
-        "give one of the two another name: the check by name=, an assertion by its test's name"
-        for metric, tests in recorded_twice(results).items()
-    ]
+    twice = [_twice(metric, tests) for metric, tests in recorded_twice(results).items()]
     return list(dict.fromkeys([*(result.mistake for result in results if result.mistake), *twice]))
+
+
+def _twice(metric: str, tests: Sequence[str]) -> str:
+    told = f"{metric} is recorded twice for one case, in {' and '.join(tests)}"
+    if len(tests) == 1:
+        return (
+            f"{told}, which has parameters or stands in two classes; give every check a name= with "
+            "the parameter in it (score.record for an assertion), or one test another name"
+        )
+    return (
+        f"{told}; give one of the two another name: the check by name=, an assertion by its test's "
+        "name"
+    )
 
 
 def _wrong_gates(unused: Sequence[Rule], compared: Sequence[Comparison]) -> list[str]:

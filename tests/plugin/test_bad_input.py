@@ -179,6 +179,11 @@ def test_contains(score):
 
 def test_contains_too(score):
     score.contains()
+
+
+@pytest.mark.parametrize("word", ["y", "e"])
+def test_word(reply, word):
+    assert word in reply.text
 """,
     )
     gates = '"demo.exakt_match" = { at_least = 0.9 }\nother = { margin = 0.1 }\n'
@@ -190,6 +195,7 @@ def test_contains_too(score):
         "test_twice of the suite demo: the metric demo.exact_match is recorded twice",
         "test_no_number of the suite demo: score.record('odd', 2)",
         "demo.contains is recorded twice for one case, in test_contains and test_contains_too",
+        "demo.word is recorded twice for one case, in test_word, which has parameters",
         "pyproject.toml: tool.harness.gates.demo.exakt_match: no test recorded such a metric",
         "pyproject.toml: tool.harness.gates.other: no test recorded such a metric",
     )
