@@ -182,15 +182,14 @@ def _mistakes_of_tests(results: Sequence[ItemResult]) -> list[str]:
 
 
 def _twice(metric: str, tests: Sequence[str]) -> str:
-    told = f"{metric} is recorded twice for one case, in {' and '.join(tests)}"
-    if len(tests) == 1:
-        return (
-            f"{told}, which has parameters or stands in two classes; give every check a name= with "
-            "the parameter in it (score.record for an assertion), or one test another name"
-        )
+    repeated = (
+        "; a test with parameters, or one that stands in two classes, records once for each: "
+        "there a name= with the parameter in it helps (score.record for an assertion)"
+    )
     return (
-        f"{told}; give one of the two another name: the check by name=, an assertion by its test's "
-        "name"
+        f"{metric} is recorded twice for one case, in {' and '.join(tests)}; "
+        "give one of the two another name: the check by name=, an assertion by its test's name"
+        f"{repeated if len(tests) == 1 else ''}"
     )
 
 

@@ -195,7 +195,8 @@ def test_word(reply, word):
         "test_twice of the suite demo: the metric demo.exact_match is recorded twice",
         "test_no_number of the suite demo: score.record('odd', 2)",
         "demo.contains is recorded twice for one case, in test_contains and test_contains_too",
-        "demo.word is recorded twice for one case, in test_word, which has parameters",
+        "demo.word is recorded twice for one case, in test_word; give one of the two another name: "
+        "the check by name=, an assertion by its test's name; a test with parameters",
         "pyproject.toml: tool.harness.gates.demo.exakt_match: no test recorded such a metric",
         "pyproject.toml: tool.harness.gates.other: no test recorded such a metric",
     )
