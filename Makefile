@@ -31,6 +31,7 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/fuzz_settings.py
 	$(BIN)/python benchmarks/fuzz_services.py
 	$(BIN)/python benchmarks/fuzz_stores.py
+	$(BIN)/python benchmarks/kills.py
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
