@@ -417,6 +417,7 @@ class Store:
         # What is deleted must not come back in a rescue.
         connection.execute("PRAGMA secure_delete = ON")
         if not current:
+            _check_integrity(connection)
             with _transaction(connection):
                 schema.bring_up_to_date(connection)
 
@@ -476,9 +477,7 @@ class Store:
     def _check(self) -> None:
         """Find the damage that SQLite does not stumble over; once."""
         if not self._checked:
-            [(told,)] = self._connection.execute("PRAGMA integrity_check(1)").fetchall()
-            if told != "ok":
-                raise _DamagedError(told)
+            _check_integrity(self._connection)
             self._checked = True
 
     def _safely(self, work: Callable[[], _T]) -> _T:
@@ -641,6 +640,12 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 def _and_votes(count: int) -> str:
     return f" and {count:,} votes" if count else ""
+
+
+def _check_integrity(connection: sqlite3.Connection) -> None:
+    [(told,)] = connection.execute("PRAGMA integrity_check(1)").fetchall()
+    if told != "ok":
+        raise _DamagedError(told)
 
 
 @contextmanager
