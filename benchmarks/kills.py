@@ -17,8 +17,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, redirect_stderr
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -223,7 +224,7 @@ def rescue(world: World, draw: random.Random, folder: Path) -> Iterator[str]:
 def hosted(world: World, draw: random.Random, folder: Path) -> Iterator[str]:
     """Kill a training at a service, then let it end."""
     life = Life(folder)
-    with life.service:
+    with redirect_stderr(StringIO()), life.service:  # it complains of callers that hang up
         life.write()
         yield from dead(life.run(*moment(draw)))
         # In doubt whether there is a job, it is left to a person (6).
