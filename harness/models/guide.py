@@ -130,10 +130,9 @@ class Following:
         found = [at for stop in self._wish.stop if (at := self._text.find(stop, begin)) >= 0]
         if found:
             self._text, self.done = self._text[: min(found)], True
-        elif (self._wish.json and _is_whole(self._text)) or (
-            self._wish.wanted and not self._wish.wanted()
-        ):
-            self.done = True
+        else:
+            is_whole = self._wish.json and _is_whole(self._text)
+            self.done = is_whole or not self._wish.is_wanted
         self._tell(len(self._text) - (0 if self.done else self._kept_back()))
 
     def _kept_back(self) -> int:

@@ -24,7 +24,7 @@ from harness.serve.jobs import QUEUED, VALIDATING, JobRequest, Jobs, Worker, new
 from harness.serve.prompts import Conversation, Lanes, Prompts
 from harness.serve.state import State, StorageError, storing
 from harness.serve.training import Training, base_of, model_of
-from harness.serve.wire import ProtocolError, Wire, body_of, now, paged, while_connected
+from harness.serve.wire import ProtocolError, Wire, body_of, gone, now, paged, while_connected
 from harness.text import line
 
 if TYPE_CHECKING:
@@ -144,6 +144,7 @@ class Service:
         """Return the application, its guard before it."""
         from starlette.applications import Starlette
         from starlette.exceptions import HTTPException
+        from starlette.requests import ClientDisconnect
         from starlette.routing import Route
 
         app = Starlette(
@@ -155,6 +156,7 @@ class Service:
                 ProtocolError: _refused,
                 HTTPException: _not_there,
                 StorageError: _unstored,
+                ClientDisconnect: _left,
                 Exception: _broken,
             },
             lifespan=self._life,
@@ -383,6 +385,11 @@ async def _not_there(request: Request, problem: Any) -> Response:
     return await _refused(
         request, ProtocolError(problem.status_code, message, code=code, headers=problem.headers)
     )
+
+
+async def _left(request: Request, problem: Exception) -> Response:
+    # Nobody hears it, and no log need be filled.
+    return await _refused(request, gone())
 
 
 async def _unstored(request: Request, problem: Exception) -> Response:

@@ -131,11 +131,16 @@ async def while_connected(request: Request, answer: Coroutine[Any, Any, Made]) -
     try:
         await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
-            raise ProtocolError(499, "The client has left.")
+            raise gone()
         return working.result()
     finally:
         working.cancel()
         leaving.cancel()
+
+
+def gone() -> ProtocolError:
+    """Return what takes the place of an answer that nobody hears any more."""
+    return ProtocolError(499, "The client has left.")
 
 
 async def _left(request: Request) -> None:

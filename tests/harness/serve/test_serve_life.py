@@ -116,6 +116,12 @@ def test_a_folder_has_one_server(start, refusal):
 def test_a_signal_ends_it_in_order(start, how):
     server = start()
     name = server.upload()
+    for path in ("/v1/chat/completions", "/v1/files"):  # clients that leave amid a request
+        host, port = server.url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port))) as line:
+            kind = "Content-Type: multipart/form-data; boundary=b\r\nContent-Length: 9\r\n\r\n--"
+            line.sendall(f"POST {path} HTTP/1.1\r\nHost: localhost\r\n{kind}".encode())
+    assert server.client.models.list().data
     assert server.end(how) == 0
     assert server.process.stderr.read() == ""
     assert start().client.files.retrieve(name).id == name

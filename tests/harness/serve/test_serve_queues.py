@@ -208,13 +208,16 @@ def test_long_prompts_wait_for_each_other_and_short_ones_for_none():
             for _ in range(prompts.MOST_LONG)
         ]
         await asyncio.sleep(0)
-        assert await lanes.run(conversation("x"), lambda: "short") == "short"
-        with pytest.raises(ProtocolError) as refusal:
-            await lanes.run(long, lambda: None)
-        assert refusal.value.status == 429
-        going.set()
-        assert all(await asyncio.gather(*held))
-        lanes.close()
+        try:
+            short = lanes.run(conversation("x"), lambda: "short")
+            assert await asyncio.wait_for(short, 10) == "short"
+            with pytest.raises(ProtocolError) as refusal:
+                await lanes.run(long, lambda: None)
+            assert refusal.value.status == 429
+        finally:
+            going.set()
+            lanes.close()
+        await asyncio.gather(*held, return_exceptions=True)
 
     run(ask())
 
