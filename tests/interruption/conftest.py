@@ -220,7 +220,7 @@ class Project:
         """The results of every run that the store holds."""
         return [
             {**json.loads(results), "cases": json.loads(cases)}
-            for _, _, results, cases, _ in self.table("runs")
+            for _, _, results, cases, *_ in self.table("runs")
         ]
 
     def replies(self) -> dict[str, Row]:
