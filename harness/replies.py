@@ -231,7 +231,7 @@ class Replies:
         self._models.refusals.load(self._store.refusals())
 
     def _stored(self, names: Iterable[str]) -> dict[str, Reply]:
-        """Return what the store holds; what earlier versions took for a reply is none."""
+        """Return the stored replies, without broken-off ones that earlier versions stored."""
         found = self._store.replies(names)
         return {name: reply for name, reply in found.items() if not reply.broken_off}
 

@@ -169,7 +169,7 @@ class Store:
         )
 
     def refusals(self) -> dict[tuple[str, str], dict[str, Any]]:
-        """Return (service, model) -> what was found to be refused there, as JSON values."""
+        """Return what each (service, model) was found to refuse, as JSON values."""
         rows = self._sound("refusals")
         return {(place, model): _table(value) for place, model, value in rows}
 

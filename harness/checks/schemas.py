@@ -147,7 +147,7 @@ def load_schema(schema: str | Path | Mapping[str, Any], root: Path) -> Schema:
     if not isinstance(schema, str | Path | Mapping):
         raise HarnessError(
             "score.json_schema takes the path of a schema or a schema as a dict, not "
-            f"{quoted(schema)}; of a pydantic model give model_json_schema()"
+            f"{quoted(schema)}; for a pydantic model, pass MODEL.model_json_schema()"
         )
     if isinstance(schema, Mapping):
         given = "the schema given to score.json_schema"

@@ -97,7 +97,7 @@ def _other(limit: str) -> str:
 
 
 def has_way_out(refused: Collection[str]) -> bool:
-    """Whether a request can do without all of `refused`: under one name the limit must pass."""
+    """Whether a request can be sent without `refused`; one name of the token limit must remain."""
     return bool(refused) and not set(LIMITS) <= set(refused)
 
 

@@ -144,7 +144,7 @@ class Batcher:
         return batch
 
     def _taken(self, kind: tuple[Home, Path | None], most: int) -> list[_Waiting]:
-        """Take at most so many requests to one model out of the queue if it is its turn."""
+        """Take the next requests to one model from the queue, up to a limit, if it is its turn."""
         with self._changed:
             if not self._waiting or self._waiting[0].kind != kind:
                 return []
